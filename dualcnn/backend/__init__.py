@@ -1,0 +1,30 @@
+"""The machine: where arrays live and how the primitives of a layer run there."""
+
+from .base import Array, Backend, Timer, tap_slices
+from .cupy import CupyBackend
+from .detect import BackendUnavailableError, Status
+from .numpy import NumpyBackend
+from .philox import random_bits
+from .select import MixedBackendsError, asarray, available, current, get, of, to_numpy, use
+from .workers import pool
+
+__all__ = [
+    "Array",
+    "Backend",
+    "BackendUnavailableError",
+    "CupyBackend",
+    "MixedBackendsError",
+    "NumpyBackend",
+    "Status",
+    "Timer",
+    "asarray",
+    "available",
+    "current",
+    "get",
+    "of",
+    "pool",
+    "random_bits",
+    "tap_slices",
+    "to_numpy",
+    "use",
+]

@@ -1,0 +1,342 @@
+"""The primitives of every layer, written in the array API standard alone.
+
+`Backend` works with any namespace of the standard (https://data-apis.org/array-api); the NumPy and
+CuPy backends override only what was measured to pay. A layer's mathematics is never written here.
+
+Feature maps reach these primitives channels-last, `(N, *S, C)` with `S` the spatial sizes; a window
+view has the shape `(N, *OUT, *K, C)`, `K` the kernel sizes.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from types import TracebackType
+from typing import Any, Self, TypeAlias
+
+import array_api_compat
+import numpy as np
+
+__all__ = ["Array", "Backend", "Timer", "tap_slices"]
+
+Array: TypeAlias = Any
+"""An array of any backend."""
+
+
+CONSTANTS = 256
+"""Constant arrays that a backend keeps."""
+
+
+def tap_slices(
+    kernel: Sequence[int], stride: Sequence[int], dilation: Sequence[int], out: Sequence[int]
+) -> Iterator[tuple[tuple[int, ...], tuple[slice, ...]]]:
+    """Yield `(tap, index)`: `x[index]` holds what the kernel's tap meets at every output place."""
+    for tap in itertools.product(*(range(k) for k in kernel)):
+        spatial = (
+            slice(t * d, t * d + s * (o - 1) + 1, s)
+            for t, d, s, o in zip(tap, dilation, stride, out, strict=True)
+        )
+        yield tap, (slice(None), *spatial, slice(None))
+
+
+def window_sizes(
+    size: Sequence[int], kernel: Sequence[int], stride: Sequence[int], dilation: Sequence[int]
+) -> tuple[int, ...]:
+    """How many windows fit along each axis: `(S - D * (K - 1) - 1) // stride + 1`."""
+    return tuple(
+        (n - d * (k - 1) - 1) // s + 1
+        for n, k, s, d in zip(size, kernel, stride, dilation, strict=True)
+    )
+
+
+class Timer:
+    """Seconds that a `with` block takes on a backend, its queued work included."""
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+        self.seconds = 0.0
+
+    def __enter__(self) -> Self:
+        self._backend.synchronize()
+        self._start = time.perf_counter()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
+        self._backend.synchronize()
+        self.seconds = time.perf_counter() - self._start
+
+
+class Backend:
+    """Array primitives over one namespace of the array API standard.
+
+    Parameters: `xp`, a module of the standard such as `array_api_strict`.
+    """
+
+    host = True
+    """Whether reading a value costs nothing: only then are labels checked on every call."""
+
+    def __init__(self, xp: Any, name: str | None = None, device: str = "cpu") -> None:
+        self.xp = xp
+        self.name = name or xp.__name__.rpartition(".")[2]
+        self.device = device
+        self._fused: dict[Callable[..., Any], Callable[..., Any]] = {}
+        self._constants: dict[tuple[Any, ...], Array] = {}
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.name} on {self.device}>"
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[str]]:
+        from .select import get
+
+        return get, (self.name if self.device == "cpu" else self.device,)
+
+    # The edges: what enters, what leaves.
+
+    def owns(self, x: Any) -> bool:
+        """Whether `x` is an array of this backend."""
+        return bool(
+            array_api_compat.is_array_api_obj(x) and array_api_compat.array_namespace(x) is self.xp
+        )
+
+    def asarray(self, obj: Any, dtype: Any = None) -> Array:
+        """An array of this backend from a list, a NumPy array or any object with `__dlpack__`."""
+        dtype = self.dtype(dtype) if isinstance(dtype, str) else dtype
+        if self.owns(obj):
+            return obj if dtype is None or obj.dtype == dtype else self.xp.astype(obj, dtype)
+        if not isinstance(obj, np.ndarray) and hasattr(obj, "__dlpack__"):
+            obj = np.asarray(obj) if hasattr(obj, "__array__") else np.from_dlpack(obj)
+        return self.xp.asarray(obj, dtype=dtype)
+
+    def to_numpy(self, x: Array) -> Any:
+        """The NumPy array with the values of `x`; it shares memory where it can."""
+        return np.asarray(x)
+
+    def scalar(self, x: Any) -> Array:
+        """`x` as an array: reductions of some namespaces return bare scalars."""
+        return x
+
+    def synchronize(self) -> None:
+        """Wait for the work queued on the device."""
+
+    def memory(self) -> dict[str, int]:
+        """Bytes that the backend holds, by name; empty where it keeps no account."""
+        return {}
+
+    def timer(self) -> Timer:
+        """A `with` block whose `.seconds` include the work queued in it."""
+        return Timer(self)
+
+    # Types.
+
+    def dtype(self, name: str) -> Any:
+        """The namespace's dtype of that name."""
+        return getattr(self.xp, name)
+
+    def is_floating(self, x: Array) -> bool:
+        """Whether `x` holds real floating-point numbers."""
+        return bool(self.xp.isdtype(x.dtype, "real floating"))
+
+    def itemsize(self, dtype: Any) -> int:
+        """Bytes of one element."""
+        if self.xp.isdtype(dtype, "bool"):
+            return 1
+        info = self.xp.iinfo if self.xp.isdtype(dtype, "integral") else self.xp.finfo
+        return int(info(dtype).bits) // 8
+
+    # Buffers.
+
+    def empty(self, shape: tuple[int, ...], dtype: Any) -> Array:
+        """An array of unset values."""
+        return self.xp.empty(shape, dtype=dtype)
+
+    def full(self, shape: tuple[int, ...], value: float, dtype: Any) -> Array:
+        """An array of one value."""
+        out = self.empty(shape, dtype)
+        out[...] = value
+        return out
+
+    def zeros(self, shape: tuple[int, ...], dtype: Any) -> Array:
+        """An array of zeros."""
+        return self.full(shape, 0, dtype)
+
+    def constant(self, values: tuple[Any, ...], dtype: Any) -> Array:
+        """The array of nested tuples of numbers, made once; not to be written to."""
+        key = (values, str(dtype))
+        if key not in self._constants:
+            if len(self._constants) >= CONSTANTS:
+                self._constants.clear()
+            self._constants[key] = self.asarray(values, dtype)
+        return self._constants[key]
+
+    def empty_like(self, x: Array) -> Array:
+        """An array of unset values with the shape, dtype and memory order of `x`."""
+        return self.xp.empty_like(x)
+
+    def copy(self, x: Array) -> Array:
+        """A copy in the memory order of `x`."""
+        return self.assign(self.empty_like(x), x)
+
+    def assign(self, out: Array, x: Any) -> Array:
+        """Write `x`, broadcast, into `out` and return `out`."""
+        out[...] = x
+        return out
+
+    def is_contiguous(self, x: Array) -> bool:
+        """Whether `x` is known to lie in C order, so that a reshape of it shares its memory."""
+        return False
+
+    def contiguous(self, x: Array) -> Array:
+        """`x` in C order: itself where it is so already."""
+        return x
+
+    def reshape(self, x: Array, shape: tuple[int, ...]) -> Array:
+        """`x` with another shape, its elements read in C order; a view where one exists."""
+        return self.xp.reshape(self.contiguous(x), shape)
+
+    def in_order_of(self, x: Array, like: Array) -> Array:
+        """`x` in the memory order of `like`, an array of the same shape: itself where it is so."""
+        return x
+
+    def workspace(self, key: str, shape: tuple[int, ...], dtype: Any) -> Array:
+        """Scratch that the next call with this key on this thread may overwrite."""
+        return self.empty(shape, dtype)
+
+    def pad(
+        self,
+        x: Array,
+        widths: Sequence[tuple[int, int]],
+        value: float = 0.0,
+        out: Array | None = None,
+    ) -> Array:
+        """`x` with `widths[axis] = (before, after)` places of `value` around it, into `out`."""
+        shape = tuple(n + a + b for n, (a, b) in zip(x.shape, widths, strict=True))
+        if out is None:
+            out = self.empty(shape, x.dtype)
+        inner = [slice(None)] * len(shape)
+        for axis, (a, b) in enumerate(widths):
+            for border in (slice(0, a), slice(shape[axis] - b, shape[axis])):
+                if border.start < border.stop:
+                    out[(*inner[:axis], border, *[slice(None)] * (len(shape) - axis - 1))] = value
+            inner[axis] = slice(a, shape[axis] - b)
+        out[tuple(inner)] = x
+        return out
+
+    # Windows (im2col) and their adjoint.
+
+    def windows(
+        self, x: Array, kernel: Sequence[int], stride: Sequence[int], dilation: Sequence[int]
+    ) -> Array:
+        """Every window of `x`: `(N, *S, C)` to `(N, *OUT, *K, C)`; read only."""
+        out = window_sizes(x.shape[1:-1], kernel, stride, dilation)
+        taps = [x[index] for _, index in tap_slices(kernel, stride, dilation, out)]
+        stacked = self.xp.stack(taps, axis=-2)
+        return self.xp.reshape(stacked, (x.shape[0], *out, *kernel, x.shape[-1]))
+
+    def fold(
+        self, cols: Array, size: Sequence[int], stride: Sequence[int], dilation: Sequence[int]
+    ) -> Array:
+        """Adjoint of `windows`: add `(N, *OUT, *K, C)` back to `(N, *size, C)`, taps in order."""
+        n = len(size)
+        out, kernel = cols.shape[1 : 1 + n], cols.shape[1 + n : 1 + 2 * n]
+        x = self.zeros((cols.shape[0], *size, cols.shape[-1]), cols.dtype)
+        everywhere = (slice(None),) * (1 + n)
+        for tap, index in tap_slices(kernel, stride, dilation, out):
+            x[index] += cols[(*everywhere, *tap, slice(None))]
+        return x
+
+    # Parts of a batch.
+
+    def parts(self, n: int, bytes_each: int) -> list[slice]:
+        """Slices that cover `range(n)`, each with a good amount of scratch at `bytes_each` an item.
+
+        They depend on `n` and `bytes_each` alone, so results do too.
+        """
+        return [slice(0, n)] if n else []
+
+    def blocks(self, n: int, bytes_each: int, body: Callable[[slice], None]) -> None:
+        """Run `body(part)` for each of `parts(n, bytes_each)`, in any order."""
+        for part in self.parts(n, bytes_each):
+            body(part)
+
+    def reduce_blocks(
+        self,
+        n: int,
+        bytes_each: int,
+        shapes: Sequence[tuple[int, ...]],
+        dtype: Any,
+        body: Callable[[slice, list[Array], bool], None],
+    ) -> list[Array]:
+        """Sums over parts: `body(part, sums, accumulate)` writes its share or adds it."""
+        sums = [self.empty(shape, dtype) for shape in shapes] if n else None
+        for part in self.parts(n, bytes_each):
+            body(part, sums or [], part.start > 0)
+        return sums or [self.zeros(shape, dtype) for shape in shapes]
+
+    # Arithmetic.
+
+    def matmul(
+        self, a: Array, b: Array, out: Array | None = None, accumulate: bool = False
+    ) -> Array:
+        """The matrix product, written into `out` or, with `accumulate`, added to it."""
+        product = self.xp.matmul(a, b)
+        if out is None:
+            return product
+        return self.assign(out, out + product if accumulate else product)
+
+    def contract(
+        self, subscripts: str, *operands: Array, out: Array | None = None, accumulate: bool = False
+    ) -> Array:
+        """A small sum of products in Einstein's notation, one letter an axis: `"mc,mc->c"`."""
+        inputs, result = subscripts.split("->")
+        summed = sorted(set(inputs) - set(result) - {","})
+        letters = [*result, *summed]
+        terms = []
+        for names, operand in zip(inputs.split(","), operands, strict=True):
+            present = [letter for letter in letters if letter in names]
+            moved = self.xp.permute_dims(operand, tuple(names.index(p) for p in present))
+            sizes = dict(zip(present, moved.shape, strict=True))
+            terms.append(self.xp.reshape(moved, tuple(sizes.get(p, 1) for p in letters)))
+        axes = tuple(range(len(result), len(letters)))
+        total = self.xp.sum(math.prod(terms[1:], start=terms[0]), axis=axes)
+        if out is None:
+            return self.scalar(total)
+        return self.assign(out, out + total if accumulate else total)
+
+    def mask(self, g: Array, y: Array) -> Array:
+        """`g` where `y` is positive and zero elsewhere, in the memory order of `y`."""
+        return self.fuse(_mask)(g, y)
+
+    def fuse(self, fn: Callable[..., Any]) -> Callable[..., Any]:
+        """The elementwise `fn(xp, *arrays, *scalars)` as a function of arrays and scalars.
+
+        `fn` is a module-level function in the standard; it may return several arrays. Scalars are
+        Python numbers. `out=` takes an array, or a tuple of them, to write into, an input perhaps.
+        """
+        fused = self._fused.get(fn)
+        if fused is None:
+            fused = self._fused[fn] = self._fuse(fn)
+        return fused
+
+    def _fuse(self, fn: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, out: Any = None) -> Any:
+            result = fn(self.xp, *args)
+            if out is None:
+                return result
+            if not isinstance(out, tuple):
+                return self.assign(out, result)
+            for target, value in zip(out, result, strict=True):
+                self.assign(target, value)
+            return out
+
+        return call
+
+
+def _mask(xp: Any, g: Array, y: Array) -> Array:
+    return xp.where(y > 0, g, g * 0)

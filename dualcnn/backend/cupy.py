@@ -1,0 +1,190 @@
+"""The CuPy backend: the same primitives as CUDA launches on the caller's current stream.
+
+The array module is an argument, so that a stand-in can take CuPy's place where there is no GPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from .base import Array, Backend, window_sizes
+
+__all__ = ["CupyBackend"]
+
+WORKSPACE_BYTES = 1 << 28
+"""Scratch of one part of a batch: large products, and columns that never exhaust the memory."""
+
+
+class CupyBackend(Backend):
+    """Arrays of CuPy on one CUDA device.
+
+    Parameters: `cp`, the array module; `xp`, its face in the array API standard (`cp` itself if it
+    has one); `index`, the CUDA device.
+    """
+
+    host = False
+
+    def __init__(self, cp: Any, xp: Any = None, index: int = 0) -> None:
+        super().__init__(cp if xp is None else xp, "cupy", f"cuda:{index}")
+        self.cp = cp
+        self.index = index
+        self._probes: dict[tuple[Any, ...], Any] = {}
+
+    def activate(self) -> None:
+        """Make the device the current one of this thread."""
+        self.cp.cuda.Device(self.index).use()
+
+    # The edges.
+
+    def owns(self, x: Any) -> bool:
+        return isinstance(x, self.cp.ndarray)
+
+    def asarray(self, obj: Any, dtype: Any = None) -> Array:
+        dtype = self.dtype(dtype) if isinstance(dtype, str) else dtype
+        with self.cp.cuda.Device(self.index):
+            if hasattr(obj, "__dlpack__") and not isinstance(obj, (np.ndarray, self.cp.ndarray)):
+                on_host = obj.__dlpack_device__()[0] == 1
+                obj = np.from_dlpack(obj) if on_host else self.cp.from_dlpack(obj)
+            return self.cp.asarray(obj, dtype=dtype)
+
+    def to_numpy(self, x: Array) -> Any:
+        return x.get()
+
+    def synchronize(self) -> None:
+        self.cp.cuda.get_current_stream().synchronize()
+
+    def memory(self) -> dict[str, int]:
+        memory_pool = self.cp.get_default_memory_pool()
+        return {"pool": memory_pool.total_bytes(), "pool_used": memory_pool.used_bytes()}
+
+    # Types.
+
+    def dtype(self, name: str) -> Any:
+        return np.dtype(name)
+
+    def is_floating(self, x: Array) -> bool:
+        return bool(x.dtype.kind == "f")
+
+    def itemsize(self, dtype: Any) -> int:
+        return int(np.dtype(dtype).itemsize)
+
+    # Buffers. CuPy's memory pool already reuses what is freed.
+
+    def empty(self, shape: tuple[int, ...], dtype: Any) -> Array:
+        with self.cp.cuda.Device(self.index):
+            return self.cp.empty(shape, dtype=dtype)
+
+    def empty_like(self, x: Array) -> Array:
+        return self._empty_ordered(x, x.dtype)
+
+    def _empty_ordered(self, x: Array, dtype: Any) -> Array:
+        """Unset values of `dtype` whose axes lie in memory as those of `x` do."""
+        order = sorted(range(x.ndim), key=lambda axis: -abs(x.strides[axis]))
+        base = self.empty(tuple(x.shape[axis] for axis in order), dtype)
+        return base.transpose(sorted(range(x.ndim), key=order.__getitem__))
+
+    def is_contiguous(self, x: Array) -> bool:
+        return bool(x.flags.c_contiguous)
+
+    def contiguous(self, x: Array) -> Array:
+        return self.cp.ascontiguousarray(x)
+
+    def in_order_of(self, x: Array, like: Array) -> Array:
+        if x.strides == like.strides or x.ndim < 3:
+            return x
+        return self.assign(self.empty_like(like), x)
+
+    # Windows.
+
+    def windows(
+        self, x: Array, kernel: Sequence[int], stride: Sequence[int], dilation: Sequence[int]
+    ) -> Array:
+        out = window_sizes(x.shape[1:-1], kernel, stride, dilation)
+        first, *spatial, last = x.strides
+        steps = [b * s for b, s in zip(spatial, stride, strict=True)]
+        taps = [b * d for b, d in zip(spatial, dilation, strict=True)]
+        shape = (x.shape[0], *out, *kernel, x.shape[-1])
+        return self.cp.lib.stride_tricks.as_strided(x, shape, (first, *steps, *taps, last))
+
+    # Parts of a batch.
+
+    def parts(self, n: int, bytes_each: int) -> list[slice]:
+        size = max(1, WORKSPACE_BYTES // max(1, bytes_each))
+        return [slice(i, min(n, i + size)) for i in range(0, n, size)]
+
+    # Arithmetic.
+
+    def matmul(
+        self, a: Array, b: Array, out: Array | None = None, accumulate: bool = False
+    ) -> Array:
+        if out is None:
+            return self.cp.matmul(a, b)
+        if accumulate:
+            return self.cp.add(out, self.cp.matmul(a, b), out=out)
+        return self.cp.matmul(a, b, out=out)
+
+    def contract(
+        self, subscripts: str, *operands: Array, out: Array | None = None, accumulate: bool = False
+    ) -> Array:
+        total = self.cp.einsum(subscripts, *operands)
+        if out is None:
+            return total
+        return self.cp.add(out, total, out=out) if accumulate else self.assign(out, total)
+
+    def _fuse(self, fn: Callable[..., Any]) -> Callable[..., Any]:
+        cp = self.cp
+
+        def into_new(*args: Any) -> Any:
+            return fn(cp, *args)
+
+        def into_out(count: int) -> Callable[..., None]:
+            def traced(*args: Any) -> None:
+                results = fn(cp, *args[count:])
+                for target, value in zip(
+                    args[:count], results if isinstance(results, tuple) else (results,), strict=True
+                ):
+                    target[...] = value
+
+            return traced
+
+        name = fn.__name__.strip("_")
+        fresh = cp.fuse(kernel_name=name)(into_new)
+        writers: dict[int, Callable[..., None]] = {}
+
+        def call(*args: Any, out: Any = None) -> Any:
+            arrays = [a for a in args if isinstance(a, cp.ndarray)]
+            dtype = arrays[0].dtype
+            # CuPy's fusion would compute a Python scalar's arithmetic in half precision.
+            typed = [a if isinstance(a, cp.ndarray) else dtype.type(a) for a in args]
+            if out is None:
+                # Results of a fused kernel are always in C order: keep the operands' own.
+                largest = max(arrays, key=lambda a: a.size)
+                if largest.flags.c_contiguous:
+                    return fresh(*typed)
+                kinds = self._kinds(fn, typed)
+                made = tuple(self._empty_ordered(largest, kind) for kind in kinds[0])
+                out = made if kinds[1] else made[0]
+            outs = out if isinstance(out, tuple) else (out,)
+            if len(outs) not in writers:
+                writers[len(outs)] = cp.fuse(kernel_name=name)(into_out(len(outs)))
+            writers[len(outs)](*outs, *typed)
+            return out
+
+        return call
+
+    def _kinds(self, fn: Callable[..., Any], args: Sequence[Any]) -> tuple[tuple[Any, ...], bool]:
+        """The dtypes of what `fn` returns and whether that is a tuple, found out on the host."""
+        key = (fn, *(a.dtype for a in args))
+        if key not in self._probes:
+            ones = [np.ones(1, a.dtype) if a.ndim else a.dtype.type(1) for a in args]
+            result = fn(np, *ones)
+            several = isinstance(result, tuple)
+            self._probes[key] = (
+                tuple(r.dtype for r in (result if several else (result,))),
+                several,
+            )
+        found: tuple[tuple[Any, ...], bool] = self._probes[key]
+        return found

@@ -1,0 +1,123 @@
+"""Which backends this machine can use, and for each that it can't, why and what to do."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import warnings
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+__all__ = ["BackendUnavailableError", "Status", "cupy_module", "cupy_status"]
+
+INSTALL = (
+    'install the build for your CUDA: pip install "dualcnn[cuda13x]" or "dualcnn[cuda12x]" '
+    "(with conda: conda install -c conda-forge cupy)"
+)
+
+
+class BackendUnavailableError(RuntimeError):
+    """A backend was asked for that this machine can't use."""
+
+
+@dataclass(frozen=True)
+class Status:
+    """Whether a backend is usable, why or why not, and what would make it so."""
+
+    name: str
+    usable: bool
+    reason: str
+    hint: str = ""
+    devices: int = 0
+
+    def __str__(self) -> str:
+        state = "usable" if self.usable else "not usable"
+        return f"{self.name}: {state}: {self.reason}" + (f"; {self.hint}" if self.hint else "")
+
+
+def cupy_module() -> Any:
+    """CuPy, imported on the first call and never before."""
+    import cupy
+
+    return cupy
+
+
+@cache
+def cupy_status() -> Status:
+    """Look for CuPy, then for a device, then try one kernel and one product on it."""
+    try:
+        cp = cupy_module()
+    except ImportError as error:
+        if getattr(error, "name", None) == "cupy":
+            return Status("cupy", False, "CuPy is not installed", INSTALL)
+        return Status("cupy", False, f"CuPy is installed but can't be imported: {error}", INSTALL)
+    return probe(cp)
+
+
+def probe(cp: Any) -> Status:
+    """The second and third step of detection, with the array module given."""
+    _warn_of_two_packages()
+    try:
+        devices = int(cp.cuda.runtime.getDeviceCount())
+    except Exception as error:
+        return Status(
+            "cupy",
+            False,
+            f"CuPy {cp.__version__} found no usable NVIDIA driver ({error})",
+            "check that nvidia-smi runs and that the driver supports CuPy's CUDA version",
+        )
+    if devices == 0:
+        return Status(
+            "cupy",
+            False,
+            f"CuPy {cp.__version__} found a driver but no device",
+            "check nvidia-smi and the environment variable CUDA_VISIBLE_DEVICES",
+        )
+    try:
+        x = cp.ones((2, 2), dtype="float32")
+        total = float(cp.sum(cp.matmul(x + x, x)))
+    except Exception as error:
+        return _not_working(cp, devices, str(error))
+    if total != 16.0:
+        return _not_working(cp, devices, f"a 2x2 product summed to {total}, expected 16")
+    return Status("cupy", True, f"CuPy {cp.__version__}, {_device_names(cp, devices)}", "", devices)
+
+
+def _not_working(cp: Any, devices: int, what: str) -> Status:
+    return Status(
+        "cupy",
+        False,
+        f"CuPy {cp.__version__} sees {devices} device(s), but a first kernel and product failed: "
+        f"{what.strip().splitlines()[0] if what.strip() else 'no message'}",
+        'CUDA libraries may be missing: pip install "cupy-cuda13x[ctk]" brings them',
+        devices,
+    )
+
+
+def _device_names(cp: Any, devices: int) -> str:
+    names = [cp.cuda.runtime.getDeviceProperties(i)["name"].decode() for i in range(devices)]
+    return ", ".join(f"cuda:{i} {name}" for i, name in enumerate(names))
+
+
+def _warn_of_two_packages() -> None:
+    found = sorted(
+        {
+            name
+            for distribution in importlib.metadata.distributions()
+            if (name := (distribution.metadata["Name"] or "").lower()).startswith("cupy")
+            and (name == "cupy" or name.startswith(("cupy-cuda", "cupy-rocm")))
+        }
+    )
+    if len(found) > 1:
+        warnings.warn(
+            f"several CuPy packages are installed ({', '.join(found)}) and overwrite each other; "
+            f"keep one: pip uninstall {' '.join(found)}, then {INSTALL}",
+            stacklevel=2,
+        )
+
+
+def numpy_status(threads: int) -> Status:
+    """NumPy always works; say with how many threads."""
+    return Status("numpy", True, f"NumPy {np.__version__}, {threads} thread(s)")

@@ -1,0 +1,227 @@
+"""Which backend arrays belong to, and on which backend new ones are born."""
+
+from __future__ import annotations
+
+import logging
+import os
+from contextvars import ContextVar, Token
+from numbers import Number
+from types import TracebackType
+from typing import Any, Self
+
+import array_api_compat
+import numpy as np
+
+from .base import Array, Backend
+from .cupy import CupyBackend
+from .detect import BackendUnavailableError, Status, cupy_module, cupy_status, numpy_status
+from .numpy import NumpyBackend
+
+__all__ = [
+    "MixedBackendsError",
+    "asarray",
+    "available",
+    "current",
+    "get",
+    "of",
+    "to_numpy",
+    "use",
+]
+
+_log = logging.getLogger("dualcnn")
+_numpy = NumpyBackend()
+_cupy: dict[int, CupyBackend] = {}
+_others: dict[Any, Backend] = {}
+_by_type: dict[type, Backend] = {np.ndarray: _numpy}
+_default: Backend | None = None
+_context: ContextVar[Backend | None] = ContextVar("dualcnn_backend", default=None)
+
+NAMES = '"auto", "cpu" or "numpy", "cuda" or "cupy", "cuda:N"'
+
+
+class MixedBackendsError(TypeError):
+    """Arrays of different backends, or things that are no arrays, met in one operation."""
+
+
+def get(name: str | Backend) -> Backend:
+    """The backend of that name: "auto", "cpu" or "numpy", "cuda" or "cupy", "cuda:1"."""
+    if isinstance(name, Backend):
+        return name
+    if not isinstance(name, str):
+        raise TypeError(f"expected the name of a backend ({NAMES}), got {type(name).__name__}")
+    key = name.strip().lower()
+    if key in ("cpu", "numpy"):
+        return _numpy
+    if key == "auto":
+        status = cupy_status()
+        _log.info("backend auto: %s, because %s", "cuda" if status.usable else "cpu", status.reason)
+        return _cuda(0) if status.usable else _numpy
+    if key in ("cuda", "cupy"):
+        return _cuda(0)
+    kind, _, index = key.partition(":")
+    if kind in ("cuda", "cupy") and index.isdigit():
+        return _cuda(int(index))
+    raise ValueError(f"unknown backend {name!r}; expected {NAMES}")
+
+
+def _cuda(index: int) -> Backend:
+    status = cupy_status()
+    if not status.usable:
+        raise BackendUnavailableError(
+            f"the CUDA backend is not usable: {status.reason}. To fix it: {status.hint}. "
+            'To run on the CPU: dualcnn.use("cpu")'
+        )
+    if index >= status.devices:
+        raise BackendUnavailableError(
+            f"cuda:{index} does not exist: found {status.devices} device(s), "
+            f"cuda:0 to cuda:{status.devices - 1}"
+        )
+    if index not in _cupy:
+        import array_api_compat.cupy
+
+        _cupy[index] = CupyBackend(cupy_module(), array_api_compat.cupy, index)
+    return _cupy[index]
+
+
+def available() -> dict[str, Status]:
+    """For each backend whether this machine can use it, and why. Imports CuPy to find out."""
+    return {"numpy": numpy_status(_numpy.pool.size), "cupy": cupy_status()}
+
+
+def current() -> Backend:
+    """The backend on which new arrays are born: `use`'s, or `DUALCNN_BACKEND`'s, or NumPy."""
+    global _default
+    chosen = _context.get() or _default
+    if chosen is None:
+        chosen = _default = get(os.environ.get("DUALCNN_BACKEND") or "cpu")
+        _activate(chosen)
+    return chosen
+
+
+class use:
+    """Choose where new arrays are born; operations follow the arrays they are given.
+
+    `use("cuda")` as a call sets the default of the process. `with use("cuda"):` holds within the
+    block, for this thread or task alone, and leaves the default as it was. Names: "auto" (the GPU
+    if it is usable; the reason is logged), "cpu" or "numpy", "cuda" or "cupy", "cuda:1".
+    Raises `BackendUnavailableError` with the way to mend it.
+    """
+
+    def __init__(self, name: str | Backend) -> None:
+        global _default
+        self.backend = get(name)
+        _activate(self.backend)
+        self._previous = _default
+        self._token: Token[Backend | None] | None = None
+        _default = self.backend
+
+    def __enter__(self) -> Self:
+        global _default
+        if _default is self.backend:
+            _default = self._previous
+        self._token = _context.set(self.backend)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
+        assert self._token is not None
+        _context.reset(self._token)
+        if _context.get() or _default:
+            _activate(current())
+
+    def __repr__(self) -> str:
+        return f"use({self.backend!r})"
+
+
+def _activate(backend: Backend) -> None:
+    if isinstance(backend, CupyBackend):
+        backend.activate()
+
+
+def of(**arrays: Any) -> Backend:
+    """The backend of the named arrays; None and Python numbers belong to any.
+
+    Raises `MixedBackendsError` when they differ: it names the arguments, their devices and the fix.
+    """
+    found: Backend | None = None
+    first = ""
+    for name, x in arrays.items():
+        if x is None or isinstance(x, (int, float)):
+            continue
+        backend = _by_type.get(type(x)) or _find(name, x)
+        if found is None:
+            found, first = backend, name
+        elif backend is not found:
+            raise MixedBackendsError(
+                f"{first} is on {_place(found)} but {name} is on {_place(backend)}; all arrays of "
+                f"an operation must be on one device. Fix: {name} = "
+                f"dualcnn.asarray({name}, backend={_label(found)!r})"
+            )
+    if found is None:
+        raise MixedBackendsError(f"expected at least one array among {', '.join(arrays)}")
+    return found
+
+
+def _find(name: str, x: Any) -> Backend:
+    """The backend of an array whose type is not known yet."""
+    module = type(x).__module__
+    if module.partition(".")[0] == "cupy":
+        return _cuda(int(x.device.id))
+    for backend in (_context.get(), _default):
+        if backend is not None and backend.owns(x):
+            return backend
+    if isinstance(x, np.ndarray):
+        return _numpy
+    if isinstance(x, np.generic) or not array_api_compat.is_array_api_obj(x):
+        raise MixedBackendsError(
+            f"{name} is a {type(x).__name__}; expected an array. Fix: "
+            f"{name} = dualcnn.asarray({name})"
+        )
+    xp = array_api_compat.array_namespace(x)
+    if xp not in _others:
+        _others[xp] = Backend(xp)
+    return _others[xp]
+
+
+def _place(backend: Backend) -> str:
+    return f"{backend.device} ({backend.name})"
+
+
+def _label(backend: Backend) -> str:
+    return backend.name if backend.device == "cpu" else backend.device
+
+
+def asarray(obj: Any, dtype: Any = None, backend: str | Backend | None = None) -> Array:
+    """`obj` as an array of `backend`, by default of the current one.
+
+    Takes arrays of any backend, Tensors, numbers, lists, and objects with `__dlpack__`; shares
+    memory where it can. `dtype` may be a name such as "float32".
+    """
+    target = current() if backend is None else get(backend)
+    obj = getattr(obj, "__dualcnn_array__", obj)
+    if not target.owns(obj) and not isinstance(obj, np.ndarray) and _is_known(obj):
+        obj = to_numpy(obj)
+    return target.asarray(obj, dtype)
+
+
+def to_numpy(obj: Any) -> Any:
+    """The values of a Tensor, an array of any backend, a number or a list as a NumPy array."""
+    obj = getattr(obj, "__dualcnn_array__", obj)
+    if obj is None:
+        raise TypeError("expected a Tensor or an array, got None (a gradient not computed yet?)")
+    if isinstance(obj, np.ndarray):
+        return obj
+    if isinstance(obj, (Number, list, tuple)):
+        return np.asarray(obj)
+    return of(obj=obj).to_numpy(obj) if _is_known(obj) else np.from_dlpack(obj)
+
+
+def _is_known(obj: Any) -> bool:
+    """Whether `obj` is an array of some backend rather than a list or a foreign buffer."""
+    if array_api_compat.is_array_api_obj(obj):
+        return True
+    return any(b is not None and b.owns(obj) for b in (_context.get(), _default))

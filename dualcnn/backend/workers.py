@@ -1,0 +1,142 @@
+"""A lazy pool of worker threads that shares the parts of one job with its caller.
+
+NumPy releases the interpreter lock inside its loops and products, so threads use every core. The
+parts are fixed by the job, not by the pool, so results are bitwise the same for any number of
+threads. The caller works too, and could do every part alone: a busy pool delays a job but never
+blocks it, and a job started inside a part runs inline.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from queue import SimpleQueue
+
+from . import blas
+
+__all__ = ["WorkerPool", "default_size", "pool"]
+
+
+def default_size() -> int:
+    """`DUALCNN_THREADS`, or the cores this process may run on."""
+    text = os.environ.get("DUALCNN_THREADS", "").strip()
+    if text:
+        if not text.isdigit() or int(text) < 1:
+            raise ValueError(
+                f"DUALCNN_THREADS is {text!r}; expected a whole number from 1, such as "
+                "DUALCNN_THREADS=2, or leave it unset to use every core"
+            )
+        return int(text)
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+class _Job:
+    """The parts of one call: every thread takes the next until none is left."""
+
+    def __init__(self, body: Callable[[int], None], parts: int) -> None:
+        self.body = body
+        self.parts = parts
+        self.taken = 0
+        self.finished = 0
+        self.error: BaseException | None = None
+        self.lock = threading.Lock()
+        self.done = threading.Lock()
+        self.done.acquire()
+
+    def work(self) -> None:
+        while True:
+            with self.lock:
+                part = self.taken
+                if part >= self.parts:
+                    return
+                self.taken += 1
+            if self.error is None:
+                try:
+                    self.body(part)
+                except BaseException as error:
+                    self.error = error
+            with self.lock:
+                self.finished += 1
+                if self.finished == self.parts:
+                    self.done.release()
+
+
+class WorkerPool:
+    """Threads that run the parts of a job; `size` counts the caller."""
+
+    def __init__(self, size: int | None = None) -> None:
+        self._size = size
+        self.reset()
+
+    def reset(self) -> None:
+        """Start without threads, as after a fork, which copies none of the parent's."""
+        self._threads: list[threading.Thread] = []
+        self._jobs: SimpleQueue[_Job] = SimpleQueue()
+        self._start = threading.Lock()
+        self._local = threading.local()
+
+    @property
+    def size(self) -> int:
+        """How many threads share a job, the caller's among them."""
+        if self._size is None:
+            self._size = default_size()
+        return self._size
+
+    def resize(self, size: int | None) -> None:
+        """Share later jobs among `size` threads; None asks the environment again."""
+        if size is not None and size < 1:
+            raise ValueError(f"a worker pool needs at least 1 thread, got {size}")
+        self._size = size
+
+    @property
+    def inside(self) -> bool:
+        """Whether this thread runs a part now."""
+        return getattr(self._local, "inside", False)
+
+    def run(self, body: Callable[[int], None], parts: int) -> None:
+        """Call `body(0)`, …, `body(parts - 1)`, each once, and return when all have ended."""
+        helpers = min(self.size, parts) - 1
+        if helpers < 1 or self.inside:
+            for part in range(parts):
+                body(part)
+            return
+        self._ensure(helpers)
+        job = _Job(body, parts)
+        with blas.single_threaded():
+            for _ in range(helpers):
+                self._jobs.put(job)
+            self._work(job)
+            job.done.acquire()
+        if job.error is not None:
+            raise job.error
+
+    def _work(self, job: _Job) -> None:
+        self._local.inside = True
+        try:
+            job.work()
+        finally:
+            self._local.inside = False
+
+    def _ensure(self, helpers: int) -> None:
+        if len(self._threads) >= helpers:
+            return
+        with self._start:
+            while len(self._threads) < helpers:
+                name = f"dualcnn-worker-{len(self._threads) + 1}"
+                thread = threading.Thread(target=self._serve, name=name, daemon=True)
+                thread.start()
+                self._threads.append(thread)
+
+    def _serve(self) -> None:
+        while True:
+            self._work(self._jobs.get())
+
+
+pool = WorkerPool()
+"""The pool of the NumPy backend."""
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=pool.reset)

@@ -1,0 +1,181 @@
+# /// script
+# requires-python = ">=3.11"
+# dependencies = ["nox>=2025.5.1"]
+# ///
+"""The checks of the project. `nox` runs those that need no device, `nox -l` lists all."""
+
+from __future__ import annotations
+
+import pathlib
+import re
+import shutil
+import subprocess
+import zipfile
+
+import nox
+
+nox.needs_version = ">=2025.5.1"
+# `uv` where it is installed. PyTorch's CPU build may come from a pip-only source: see `torch`.
+nox.options.default_venv_backend = "uv|virtualenv"
+
+ROOT = pathlib.Path(__file__).parent
+PROJECT = nox.project.load_toml("pyproject.toml")
+PYTHONS = nox.project.python_versions(PROJECT)
+HOST_BACKENDS = ("numpy", "strict", "cupy-stand-in")
+CUDA = ("cuda12x", "cuda13x")
+WHEEL_LIMIT = 2_000_000
+IMPORT_LIMIT = 0.1
+
+
+def runs(version: str) -> bool:
+    """True if `pythonX.Y` starts: a version manager's shim is on the path even when it does not."""
+    command = shutil.which(f"python{version}")
+    return (
+        command is not None
+        and subprocess.run([command, "--version"], capture_output=True).returncode == 0
+    )
+
+
+PRESENT = [version for version in PYTHONS if runs(version)]
+nox.options.sessions = [
+    "lint",
+    "typecheck",
+    *(f"tests-{version}({name})" for version in PRESENT for name in HOST_BACKENDS),
+    *(["minimums"] if PYTHONS[0] in PRESENT else []),
+    "build",
+    "left_out",
+]
+
+
+def install_group(session: nox.Session, *groups: str) -> None:
+    session.install(*nox.project.dependency_groups(PROJECT, *groups))
+
+
+@nox.session(python=PRESENT)
+@nox.parametrize("backend", [nox.param(name, id=name) for name in (*HOST_BACKENDS, *CUDA)])
+def tests(session: nox.Session, backend: str) -> None:
+    """The tests on one Python and one backend; cuda12x and cuda13x need a GPU."""
+    if backend in CUDA:
+        require_gpu(session)
+        session.install(f".[{backend}]")
+        session.env["DUALCNN_REQUIRE_GPU"] = "1"
+    else:
+        session.install(".")
+    install_group(session, "test")
+    name = "cupy" if backend in CUDA else backend
+    session.run("pytest", "--backend", name, *session.posargs)
+
+
+def require_gpu(session: nox.Session) -> None:
+    command = shutil.which("nvidia-smi")
+    if command is None:
+        session.error("This session was asked to test on a GPU, and nvidia-smi is not on the path.")
+    answer = subprocess.run([command, "-L"], capture_output=True, text=True)
+    if answer.returncode != 0 or "GPU" not in answer.stdout:
+        said = (answer.stdout + answer.stderr).strip()
+        session.error(f"This session was asked to test on a GPU, and nvidia-smi says: {said}")
+
+
+@nox.session(reuse_venv=True)
+def lint(session: nox.Session) -> None:
+    """Rules, format and banned imports (ruff); the floors (import-linter)."""
+    session.install("-e", ".")
+    install_group(session, "lint")
+    session.run("ruff", "check")
+    session.run("ruff", "format", "--check")
+    session.run("lint-imports", "--no-cache")
+
+
+@nox.session(reuse_venv=True)
+def typecheck(session: nox.Session) -> None:
+    """mypy, strict."""
+    session.install("-e", ".")
+    install_group(session, "lint")
+    session.run("mypy")
+
+
+@nox.session(python=PYTHONS[0])
+def minimums(session: nox.Session) -> None:
+    """The tests on the lowest Python and the lowest allowed core dependencies."""
+    pins = [requirement.replace(">=", "==") for requirement in PROJECT["project"]["dependencies"]]
+    session.install(".", *nox.project.dependency_groups(PROJECT, "test"), *pins)
+    session.run("pytest", "--backend", "numpy", *session.posargs)
+
+
+@nox.session(venv_backend="virtualenv")
+def torch(session: nox.Session) -> None:
+    """The tests that compare with PyTorch, which are skipped where it is absent."""
+    session.install(".", *nox.project.dependency_groups(PROJECT, "test"), "torch==2.13.0")
+    session.run("pytest", "--backend", "numpy", *session.posargs)
+
+
+@nox.session
+def build(session: nox.Session) -> None:
+    """Wheel and sdist: built, looked into, and each installed and used in an empty environment."""
+    session.install("build")
+    folder = pathlib.Path(session.create_tmp()).resolve()
+    shutil.rmtree(folder)
+    folder.mkdir()
+    session.run("python", "-m", "build", "--outdir", str(folder), silent=True)
+    (wheel,) = folder.glob("*.whl")
+    (sdist,) = folder.glob("*.tar.gz")
+    check_wheel(session, wheel)
+    for package in (wheel, sdist):
+        home = folder / package.suffix.strip(".")
+        session.run("python", "-m", "venv", str(home))
+        programs = home / ("Scripts" if (home / "Scripts").exists() else "bin")
+        session.run(str(programs / "pip"), "install", "-q", str(package), external=True)
+        # Away from the checkout, or Python would import that one.
+        with session.chdir(home):
+            session.run(str(programs / "dualcnn"), "info", external=True)
+            python = str(programs / "python")
+            session.run(python, "-c", "from dualcnn import data; data.mnist5k()", external=True)
+            check_import_time(session, python)
+
+
+def check_wheel(session: nox.Session, wheel: pathlib.Path) -> None:
+    size = wheel.stat().st_size
+    session.log(f"{wheel.name}: {size:,} bytes of {WHEEL_LIMIT:,}")
+    if size >= WHEEL_LIMIT:
+        session.error("The wheel is too large.")
+    inside = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
+    expected = {
+        path.relative_to(ROOT).as_posix()
+        for path in (ROOT / "dualcnn").rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+    if inside != expected:
+        session.error(f"The wheel and dualcnn/ differ by {sorted(inside ^ expected)}.")
+
+
+def check_import_time(session: nox.Session, python: str) -> None:
+    """Processor time, so that a busy machine changes little; the best of five of each."""
+
+    def seconds(module: str) -> float:
+        clock = "time.process_time()"
+        code = f"import time; start = {clock}; import {module}; print({clock} - start)"
+        lines = (
+            session.run(python, "-c", code, silent=True, log=False, external=True) for _ in range(5)
+        )
+        return min(float(re.findall(r"[\d.e-]+", str(line))[-1]) for line in lines)
+
+    extra = seconds("dualcnn") - seconds("numpy")
+    session.log(f"import dualcnn: {1000 * extra:.0f} ms beyond numpy, of {1000 * IMPORT_LIMIT:.0f}")
+    if extra > IMPORT_LIMIT:
+        session.error("import dualcnn takes too long: `python -X importtime -c 'import dualcnn'`.")
+
+
+@nox.session(venv_backend="none", default=False)
+def left_out(session: nox.Session) -> None:
+    """What plain `nox` does not run, and why."""
+    for version in PYTHONS:
+        if version not in PRESENT:
+            session.log(f"left out: Python {version}, because python{version} does not run here")
+    for name in CUDA:
+        ask = f"nox -s 'tests-{PRESENT[-1] if PRESENT else PYTHONS[0]}({name})'"
+        session.log(f"left out: tests on {name}, which need a GPU and fail without one: {ask}")
+    session.log("left out: torch, a large install: nox -s torch")
+
+
+if __name__ == "__main__":
+    nox.main()
