@@ -1,0 +1,487 @@
+"""Tensor and the tape: reverse-mode differentiation of coarse operations.
+
+A Tensor that came from an operation holds its parents and the operation's `vjp`. `backward` walks
+the graph from the result to the leaves once, and frees each closure as it passes. First order only.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import cache
+from numbers import Number
+from typing import Any, NoReturn
+
+from . import backend, ops
+from .backend import Array, Backend
+
+__all__ = ["Tensor", "apply", "is_grad_enabled", "no_grad"]
+
+_recording: ContextVar[bool] = ContextVar("dualcnn_recording", default=True)
+
+
+@contextmanager
+def no_grad() -> Iterator[None]:
+    """Record nothing within the block, or within the function that it decorates."""
+    token = _recording.set(False)
+    try:
+        yield
+    finally:
+        _recording.reset(token)
+
+
+def is_grad_enabled() -> bool:
+    """Whether operations are recorded now."""
+    return _recording.get()
+
+
+def apply(op: Callable[..., Any], *inputs: Any, **params: Any) -> Any:
+    """Run `op` on Tensors, arrays, numbers or None and record it if an input wants a gradient.
+
+    `op(*arrays, **params)` returns `(y, vjp)`, as the operations of `dualcnn.ops` do; if it has a
+    keyword `needs` it is told which inputs want a gradient. Returns the Tensor of `y`; for an
+    operation with a third result, `(Tensor, extra)`.
+
+    >>> def double(x):
+    ...     return x * 2, lambda gy: (gy * 2,)
+    >>> y = dualcnn.apply(double, x)
+    """
+    needs = tuple([isinstance(t, Tensor) and t.requires_grad for t in inputs])
+    recorded = _recording.get() and True in needs
+    if not recorded:
+        needs = (False,) * len(inputs)
+    if _takes_needs(op):
+        params["needs"] = needs
+    y, vjp, *extra = op(*[_plain(t) for t in inputs], **params)
+    result = Tensor(y)
+    if recorded:
+        result.requires_grad = True
+        result._parents = inputs
+        result._vjp = vjp
+    return (result, *extra) if extra else result
+
+
+@cache
+def _takes_needs(op: Callable[..., Any]) -> bool:
+    return "needs" in inspect.signature(op).parameters
+
+
+def _plain(x: Any) -> Any:
+    """The array of a Tensor, and the Python number of a NumPy scalar, which would widen dtypes."""
+    if isinstance(x, Tensor):
+        return x._data
+    if isinstance(x, Number) and not isinstance(x, (int, float)) and hasattr(x, "item"):
+        return x.item()
+    return x
+
+
+def _freed(gy: Array) -> NoReturn:
+    raise RuntimeError(
+        "backward ran through this graph before, and its closures were freed; compute the result "
+        "again, or add the losses and call backward once"
+    )
+
+
+class Tensor:
+    """An array that can be differentiated with respect to.
+
+    `data` is an array of any backend, or a list or number (floats become float32 on the current
+    backend). Only floating-point Tensors may require a gradient. `.data` and `.grad` are arrays.
+    """
+
+    __array_ufunc__ = None  # NumPy arrays leave infix operators with a Tensor to the Tensor.
+
+    def __init__(self, data: Any, requires_grad: bool = False) -> None:
+        self._data: Array = _as_array(data)
+        self._parents: tuple[Any, ...] = ()
+        self._vjp: Callable[[Array], tuple[Array | None, ...]] | None = None
+        self.grad: Array | None = None
+        self.data_slot: Array | None = None
+        self.grad_slot: Array | None = None
+        self.requires_grad = False
+        if requires_grad:
+            self.requires_grad_()
+
+    # What it is.
+
+    @property
+    def data(self) -> Array:
+        """The array; assigning one replaces the values, in place in a flat parameter buffer."""
+        return self._data
+
+    @data.setter
+    def data(self, value: Any) -> None:
+        value = _as_array(value)
+        if tuple(value.shape) != self.shape:
+            raise ValueError(
+                f"expected an array of shape {self.shape} for .data, got {tuple(value.shape)}"
+            )
+        if self.data_slot is None:
+            self._data = value
+        else:
+            be = backend.of(data=self.data_slot)
+            be.assign(self.data_slot, backend.asarray(value, self.data_slot.dtype, backend=be))
+
+    @property
+    def backend(self) -> Backend:
+        """The backend that holds the array."""
+        return backend.of(tensor=self._data)
+
+    @property
+    def device(self) -> str:
+        """Where the array lies: "cpu", "cuda:0"."""
+        return self.backend.device
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The sizes of all axes."""
+        return tuple(self._data.shape)
+
+    @property
+    def dtype(self) -> Any:
+        """The type of the elements."""
+        return self._data.dtype
+
+    @property
+    def ndim(self) -> int:
+        """The number of axes."""
+        return int(self._data.ndim)
+
+    @property
+    def is_leaf(self) -> bool:
+        """Whether it came from the user rather than from a recorded operation."""
+        return self._vjp is None
+
+    def size(self, dim: int | None = None) -> Any:
+        """The shape, or the size of one axis."""
+        return self.shape if dim is None else self.shape[dim]
+
+    def numel(self) -> int:
+        """The number of elements."""
+        return math.prod(self.shape)
+
+    def __len__(self) -> int:
+        if not self.ndim:
+            raise TypeError("a 0-d Tensor has no length")
+        return self.shape[0]
+
+    def __repr__(self) -> str:
+        note = ", requires_grad=True" if self.requires_grad else ""
+        return f"{type(self).__name__}({self._data!r}{note})"
+
+    # Gradients.
+
+    def requires_grad_(self, requires_grad: bool = True) -> Tensor:
+        """Want a gradient of this leaf, or want none."""
+        if requires_grad and not self.backend.is_floating(self._data):
+            raise TypeError(
+                f"only floating-point Tensors can require a gradient, got {self.dtype}; use "
+                'astype("float32")'
+            )
+        self.requires_grad = requires_grad
+        return self
+
+    def detach(self) -> Tensor:
+        """A Tensor of the same array that the tape does not follow."""
+        return Tensor(self._data)
+
+    def backward(self, gradient: Any = None) -> None:
+        """Add the gradient of this Tensor to `.grad` of every leaf that requires one.
+
+        `gradient` is the gradient of what comes after, by default 1 for a single number. Raises
+        `RuntimeError` where nothing was recorded or the graph was used before.
+        """
+        if not self.requires_grad:
+            raise RuntimeError(
+                "nothing was recorded for this Tensor: no input required a gradient, or it was "
+                "computed under no_grad()"
+            )
+        be = self.backend
+        if gradient is None:
+            if self.numel() != 1:
+                raise RuntimeError(
+                    f"backward of a Tensor of shape {self.shape} needs backward(gradient) of that "
+                    "shape; only a single number has the default gradient 1"
+                )
+            gradient = be.full(self.shape, 1.0, self.dtype)
+        gradient = be.asarray(_plain(gradient), self.dtype)
+        _check_gradient(gradient, self)
+        pending: dict[int, Array] = {id(self): gradient}
+        for node in reversed(_sorted_nodes(self)):
+            g = pending.pop(id(node), None)
+            if g is None:
+                continue
+            if node._vjp is None:
+                node._accumulate(g)
+                continue
+            vjp, parents = node._vjp, node._parents
+            node._vjp, node._parents = _freed, ()
+            for parent, part in zip(parents, vjp(g), strict=False):
+                if part is None or not isinstance(parent, Tensor) or not parent.requires_grad:
+                    continue
+                _check_gradient(part, parent)
+                known = pending.get(id(parent))
+                pending[id(parent)] = part if known is None else be.fuse(_add)(known, part)
+
+    def _accumulate(self, g: Array) -> None:
+        be = backend.of(gradient=g)
+        if self.grad is not None:
+            be.fuse(_add)(self.grad, g, out=self.grad)
+        elif self.grad_slot is not None:
+            self.grad = be.assign(self.grad_slot, g)
+        else:
+            self.grad = be.copy(g)
+
+    # Values.
+
+    def item(self) -> Any:
+        """The only element, as a Python number."""
+        if self.numel() != 1:
+            raise ValueError(f"item() needs a single element, got shape {self.shape}")
+        return backend.to_numpy(self._data).item()
+
+    def numpy(self) -> Any:
+        """The values as a NumPy array, sharing memory on the CPU."""
+        return backend.to_numpy(self._data)
+
+    def tolist(self) -> Any:
+        """The values as nested lists."""
+        return self.numpy().tolist()
+
+    def __bool__(self) -> bool:
+        return bool(self.item())
+
+    def __float__(self) -> float:
+        return float(self.item())
+
+    def __int__(self) -> int:
+        return int(self.item())
+
+    # Exports without a copy.
+
+    @property
+    def __dualcnn_array__(self) -> Array:
+        return self._data
+
+    @property
+    def __cuda_array_interface__(self) -> Any:
+        return self._data.__cuda_array_interface__
+
+    def __dlpack__(self, **options: Any) -> Any:
+        return self._data.__dlpack__(**options)
+
+    def __dlpack_device__(self) -> Any:
+        return self._data.__dlpack_device__()
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
+        if not self.backend.host:
+            raise TypeError(
+                f"a Tensor on {self.device} does not become a NumPy array by itself; use .numpy()"
+            )
+        array = self.numpy()
+        if dtype is not None and array.dtype != dtype:
+            return array.astype(dtype)
+        return array.copy() if copy else array
+
+    # Moves.
+
+    def to(self, device: str | Backend) -> Tensor:
+        """This Tensor on another backend; gradients come back the same way."""
+        target = backend.get(device)
+        if target is self.backend:
+            return self
+        result: Tensor = apply(_moved, self, target=target)
+        return result
+
+    def astype(self, dtype: Any) -> Tensor:
+        """This Tensor with elements of another type, such as "float64"."""
+        result: Tensor = apply(_cast, self, dtype=dtype)
+        return result
+
+    # Shapes and sums; PyTorch's names.
+
+    def reshape(self, *shape: Any) -> Tensor:
+        """The elements in another shape, in row order; one size may be -1."""
+        result: Tensor = apply(ops.reshape, self, shape=_sizes(shape))
+        return result
+
+    view = reshape
+
+    def view_as(self, other: Tensor) -> Tensor:
+        """The elements in the shape of `other`."""
+        return self.reshape(*other.shape)
+
+    def flatten(self, start_dim: int = 0, end_dim: int = -1) -> Tensor:
+        """The axes from `start_dim` to `end_dim` as one."""
+        result: Tensor = apply(ops.flatten, self, start_dim=start_dim, end_dim=end_dim)
+        return result
+
+    def permute(self, *dims: Any) -> Tensor:
+        """The axes in another order."""
+        result: Tensor = apply(ops.permute, self, dims=_sizes(dims))
+        return result
+
+    def transpose(self, dim0: int, dim1: int) -> Tensor:
+        """Two axes exchanged."""
+        result: Tensor = apply(ops.transpose, self, dim0=dim0, dim1=dim1)
+        return result
+
+    @property
+    def T(self) -> Tensor:
+        """The transpose of a matrix."""
+        return self.permute(*reversed(range(self.ndim)))
+
+    def sum(self, dim: Any = None, keepdim: bool = False) -> Tensor:
+        """The sum of all elements, or along `dim`."""
+        result: Tensor = apply(ops.sum, self, dim=dim, keepdim=keepdim)
+        return result
+
+    def mean(self, dim: Any = None, keepdim: bool = False) -> Tensor:
+        """The mean of all elements, or along `dim`."""
+        result: Tensor = apply(ops.mean, self, dim=dim, keepdim=keepdim)
+        return result
+
+    def argmax(self, dim: int | None = None, keepdim: bool = False) -> Tensor:
+        """The place of the largest element, of all or along `dim`; no gradient."""
+        be = self.backend
+        return Tensor(be.scalar(be.xp.argmax(self._data, axis=dim, keepdims=keepdim)))
+
+    def __getitem__(self, index: Any) -> Tensor:
+        result: Tensor = apply(ops.getitem, self, index=index)
+        return result
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return (self[i] for i in range(len(self)))
+
+    # Arithmetic.
+
+    def __add__(self, other: Any) -> Tensor:
+        return _infix(ops.add, self, other)
+
+    def __radd__(self, other: Any) -> Tensor:
+        return _infix(ops.add, other, self)
+
+    def __sub__(self, other: Any) -> Tensor:
+        return _infix(ops.sub, self, other)
+
+    def __rsub__(self, other: Any) -> Tensor:
+        return _infix(ops.sub, other, self)
+
+    def __mul__(self, other: Any) -> Tensor:
+        return _infix(ops.mul, self, other)
+
+    def __rmul__(self, other: Any) -> Tensor:
+        return _infix(ops.mul, other, self)
+
+    def __truediv__(self, other: Any) -> Tensor:
+        return _infix(ops.div, self, other)
+
+    def __rtruediv__(self, other: Any) -> Tensor:
+        return _infix(ops.div, other, self)
+
+    def __matmul__(self, other: Any) -> Tensor:
+        return _infix(ops.matmul, self, other)
+
+    def __rmatmul__(self, other: Any) -> Tensor:
+        return _infix(ops.matmul, other, self)
+
+    def __neg__(self) -> Tensor:
+        return _infix(ops.mul, self, -1)
+
+    def __pow__(self, exponent: float) -> Tensor:
+        result: Tensor = apply(ops.pow, self, exponent=exponent)
+        return result
+
+    # Comparisons: Tensors of bool, without gradients.
+
+    def eq(self, other: Any) -> Tensor:
+        """Where the elements equal those of `other`."""
+        return Tensor(self._data == _plain(other))
+
+    def __eq__(self, other: object) -> Any:
+        return self.eq(other)
+
+    def __ne__(self, other: object) -> Any:
+        return Tensor(self._data != _plain(other))
+
+    def __lt__(self, other: Any) -> Tensor:
+        return Tensor(self._data < _plain(other))
+
+    def __le__(self, other: Any) -> Tensor:
+        return Tensor(self._data <= _plain(other))
+
+    def __gt__(self, other: Any) -> Tensor:
+        return Tensor(self._data > _plain(other))
+
+    def __ge__(self, other: Any) -> Tensor:
+        return Tensor(self._data >= _plain(other))
+
+    __hash__ = object.__hash__
+
+
+def _infix(op: Callable[..., Any], a: Any, b: Any) -> Tensor:
+    result: Tensor = apply(op, a, b)
+    return result
+
+
+def _sizes(sizes: tuple[Any, ...]) -> tuple[int, ...]:
+    """Sizes given one by one or as one tuple."""
+    if len(sizes) == 1 and not isinstance(sizes[0], int):
+        return tuple(sizes[0])
+    return sizes
+
+
+def _as_array(data: Any) -> Array:
+    if isinstance(data, Tensor):
+        return data._data
+    if isinstance(data, (list, tuple, int, float)):
+        be = backend.current()
+        array = be.asarray(data)
+        default = be.dtype("float32")
+        return be.asarray(data, default) if be.is_floating(array) else array
+    if not hasattr(data, "shape"):
+        raise TypeError(f"expected an array, a list or a number, got {type(data).__name__}")
+    return backend.asarray(data) if isinstance(data, Number) else data
+
+
+def _sorted_nodes(last: Tensor) -> list[Tensor]:
+    """All Tensors that lead to `last`, each after its parents; no recursion, so any depth."""
+    order: list[Tensor] = []
+    seen: set[int] = set()
+    stack: list[tuple[Tensor, bool]] = [(last, False)]
+    while stack:
+        node, parents_done = stack.pop()
+        if parents_done:
+            order.append(node)
+        elif id(node) not in seen:
+            seen.add(id(node))
+            stack.append((node, True))
+            stack.extend(
+                (p, False) for p in node._parents if isinstance(p, Tensor) and p.requires_grad
+            )
+    return order
+
+
+def _check_gradient(g: Array, of: Tensor) -> None:
+    if g.shape != of._data.shape:
+        raise ValueError(
+            f"expected a gradient of shape {of.shape}, that of its Tensor, got {tuple(g.shape)}"
+        )
+
+
+def _add(xp: Any, a: Array, b: Array) -> Array:
+    return a + b
+
+
+def _moved(x: Array, *, target: Backend) -> Any:
+    home = backend.of(x=x)
+    return backend.asarray(x, backend=target), lambda gy: (backend.asarray(gy, backend=home),)
+
+
+def _cast(x: Array, *, dtype: Any) -> Any:
+    be = backend.of(x=x)
+    target = be.dtype(dtype) if isinstance(dtype, str) else dtype
+    return be.xp.astype(x, target), lambda gy: (be.xp.astype(gy, x.dtype),)

@@ -1,0 +1,117 @@
+"""Elementwise activations, and softmax along one axis."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .. import backend
+from ..backend import Array
+from .types import Vjp
+
+__all__ = ["leaky_relu", "log_softmax", "relu", "sigmoid", "softmax", "tanh"]
+
+
+def _relu(xp: Any, x: Array) -> Array:
+    return xp.maximum(x, 0)
+
+
+def relu(x: Array, *, needs: tuple[bool, ...] = (True,)) -> tuple[Array, Vjp]:
+    """`max(x, 0)` in any shape; the gradient at zero is zero."""
+    be = backend.of(x=x)
+    y = be.fuse(_relu)(x)
+    return y, lambda gy: (be.mask(gy, y),)
+
+
+def _leaky_relu(xp: Any, x: Array, slope: float) -> Array:
+    return xp.where(x > 0, x, x * slope)
+
+
+def _leaky_relu_grad(xp: Any, gy: Array, x: Array, slope: float) -> Array:
+    return xp.where(x > 0, gy, gy * slope)
+
+
+def leaky_relu(
+    x: Array, *, negative_slope: float = 0.01, needs: tuple[bool, ...] = (True,)
+) -> tuple[Array, Vjp]:
+    """`x` where positive and `negative_slope * x` elsewhere, in any shape."""
+    be = backend.of(x=x)
+    slope = float(negative_slope)
+    return (
+        be.fuse(_leaky_relu)(x, slope),
+        lambda gy: (be.fuse(_leaky_relu_grad)(gy, x, slope),),
+    )
+
+
+def _sigmoid(xp: Any, x: Array) -> Array:
+    # exp of what is never positive can't overflow.
+    e = xp.exp(-xp.abs(x))
+    return xp.where(x >= 0, 1 / (1 + e), e / (1 + e))
+
+
+def _sigmoid_grad(xp: Any, gy: Array, y: Array) -> Array:
+    return gy * y * (1 - y)
+
+
+def sigmoid(x: Array, *, needs: tuple[bool, ...] = (True,)) -> tuple[Array, Vjp]:
+    """`1 / (1 + exp(-x))` in any shape, without overflow."""
+    be = backend.of(x=x)
+    y = be.fuse(_sigmoid)(x)
+    return y, lambda gy: (be.fuse(_sigmoid_grad)(gy, y),)
+
+
+def _tanh(xp: Any, x: Array) -> Array:
+    return xp.tanh(x)
+
+
+def _tanh_grad(xp: Any, gy: Array, y: Array) -> Array:
+    return gy * (1 - y * y)
+
+
+def tanh(x: Array, *, needs: tuple[bool, ...] = (True,)) -> tuple[Array, Vjp]:
+    """The hyperbolic tangent in any shape."""
+    be = backend.of(x=x)
+    y = be.fuse(_tanh)(x)
+    return y, lambda gy: (be.fuse(_tanh_grad)(gy, y),)
+
+
+def _exp_shifted(xp: Any, x: Array, shift: Array) -> Array:
+    return xp.exp(x - shift)
+
+
+def _softmax_grad(xp: Any, gy: Array, y: Array, along: Array) -> Array:
+    return (gy - along) * y
+
+
+def _log_softmax(xp: Any, x: Array, shift: Array, log_sum: Array) -> Array:
+    return x - shift - log_sum
+
+
+def _log_softmax_grad(xp: Any, gy: Array, y: Array, total: Array) -> Array:
+    return gy - xp.exp(y) * total
+
+
+def softmax(x: Array, *, dim: int, needs: tuple[bool, ...] = (True,)) -> tuple[Array, Vjp]:
+    """`exp(x) / sum(exp(x))` along `dim`, in any shape; the maximum is taken off first."""
+    be = backend.of(x=x)
+    e = be.fuse(_exp_shifted)(x, be.xp.max(x, axis=dim, keepdims=True))
+    y = e / be.xp.sum(e, axis=dim, keepdims=True)
+
+    def vjp(gy: Array) -> tuple[Array | None, ...]:
+        along = be.xp.sum(gy * y, axis=dim, keepdims=True)
+        return (be.fuse(_softmax_grad)(gy, y, along),)
+
+    return y, vjp
+
+
+def log_softmax(x: Array, *, dim: int, needs: tuple[bool, ...] = (True,)) -> tuple[Array, Vjp]:
+    """`x - log(sum(exp(x)))` along `dim`, in any shape; the maximum is taken off first."""
+    be = backend.of(x=x)
+    shift = be.xp.max(x, axis=dim, keepdims=True)
+    log_sum = be.xp.log(be.xp.sum(be.fuse(_exp_shifted)(x, shift), axis=dim, keepdims=True))
+    y = be.fuse(_log_softmax)(x, shift, log_sum)
+
+    def vjp(gy: Array) -> tuple[Array | None, ...]:
+        total = be.xp.sum(gy, axis=dim, keepdims=True)
+        return (be.fuse(_log_softmax_grad)(gy, y, total),)
+
+    return y, vjp

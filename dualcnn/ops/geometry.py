@@ -1,0 +1,233 @@
+"""Sizes, padding, stride, dilation and groups of convolution and pooling, for n spatial axes.
+
+Shape notation of all docstrings:
+
+    N  batch                     O  output channels
+    C  input channels            G  groups
+    H, W    input height, width  KH, KW  kernel height, width
+    OH, OW  output height, width
+    S, OUT, K  the tuples of input, output and kernel sizes over n spatial axes
+
+Public arrays are `(N, C, *S)` and weights `(O, C/G, *K)`. Inside, feature maps are read
+channels-last, `(N, *S, C)`: a window is then a few long runs of memory, and a product over windows
+writes its result where it stays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ..backend import Array, Backend
+
+__all__ = [
+    "GeometryError",
+    "Window",
+    "channels_first",
+    "channels_last",
+    "convolution",
+    "pooling",
+    "tuple_of",
+]
+
+
+class GeometryError(ValueError):
+    """Shapes, kernel, stride, padding, dilation or groups that do not fit together."""
+
+
+@dataclass(frozen=True)
+class Window:
+    """How a kernel moves over an input; each field has one entry a spatial axis."""
+
+    size: tuple[int, ...]
+    kernel: tuple[int, ...]
+    stride: tuple[int, ...]
+    dilation: tuple[int, ...]
+    padding: tuple[tuple[int, int], ...]
+    out: tuple[int, ...]
+
+    @property
+    def extent(self) -> tuple[int, ...]:
+        """What the dilated kernel covers: `D * (K - 1) + 1`."""
+        return tuple(d * (k - 1) + 1 for k, d in zip(self.kernel, self.dilation, strict=True))
+
+    @property
+    def padded(self) -> tuple[int, ...]:
+        """Sizes of the input with its padding."""
+        return tuple(s + a + b for s, (a, b) in zip(self.size, self.padding, strict=True))
+
+    @property
+    def is_padded(self) -> bool:
+        return any(a or b for a, b in self.padding)
+
+    @property
+    def is_pointwise(self) -> bool:
+        """A kernel of one pixel that meets each input pixel once: its columns are the input."""
+        return not self.is_padded and all(n == 1 for n in (*self.kernel, *self.stride))
+
+    def transposed(self) -> Window | None:
+        """The window whose convolution with the flipped kernel is the input gradient.
+
+        For stride 1 alone, and only while the padding is no wider than the kernel reaches:
+        the incoming gradient gets what the input's padding leaves of `D * (K - 1)`.
+        """
+        padding = tuple(
+            (e - 1 - a, e - 1 - b) for e, (a, b) in zip(self.extent, self.padding, strict=True)
+        )
+        if any(s != 1 for s in self.stride) or any(a < 0 or b < 0 for a, b in padding):
+            return None
+        return replace(self, size=self.out, padding=padding, out=self.size)
+
+
+def channels_last(be: Backend, x: Array) -> Array:
+    """`(N, C, *S)` seen as `(N, *S, C)`; no copy."""
+    return be.xp.permute_dims(x, (0, *range(2, x.ndim), 1))
+
+
+def channels_first(be: Backend, x: Array) -> Array:
+    """`(N, *S, C)` seen as `(N, C, *S)`; no copy."""
+    return be.xp.permute_dims(x, (0, x.ndim - 1, *range(1, x.ndim - 1)))
+
+
+def tuple_of(value: Any, n: int, name: str, least: int = 1) -> tuple[int, ...]:
+    """`value` as `n` whole numbers: one number stands for all axes."""
+    values = (value,) * n if isinstance(value, int) else value
+    if (
+        not isinstance(values, Sequence)
+        or len(values) != n
+        or any(not isinstance(v, int) or isinstance(v, bool) for v in values)
+    ):
+        expected = "a whole number" if n == 1 else f"a whole number or {n} of them"
+        raise GeometryError(f"{name}: expected {expected}, got {value!r}")
+    if any(v < least for v in values):
+        raise GeometryError(f"{name}: expected at least {least}, got {value!r}")
+    return tuple(values)
+
+
+def _padding(
+    padding: Any, n: int, extent: tuple[int, ...], stride: tuple[int, ...]
+) -> tuple[tuple[int, int], ...]:
+    if padding == "valid":
+        return ((0, 0),) * n
+    if padding == "same":
+        if any(s != 1 for s in stride):
+            raise GeometryError(
+                f'padding="same" keeps the size only with stride 1, got stride {stride}; '
+                "give the padding in numbers instead"
+            )
+        return tuple(((e - 1) // 2, e - 1 - (e - 1) // 2) for e in extent)
+    if isinstance(padding, Sequence) and not isinstance(padding, str) and len(padding) == 2 * n > 2:
+        both = tuple_of(padding, 2 * n, "padding", least=0)
+        return tuple(zip(both[:n], both[n:], strict=True))
+    try:
+        return tuple((p, p) for p in tuple_of(padding, n, "padding", least=0))
+    except GeometryError as error:
+        raise GeometryError(
+            f'padding: expected "same", "valid", a whole number from 0, {n} of them, or {2 * n} '
+            f"(before each axis, then after each), got {padding!r}"
+        ) from error
+
+
+def convolution(
+    n: int,
+    x: tuple[int, ...],
+    weight: tuple[int, ...],
+    bias: tuple[int, ...] | None,
+    stride: Any,
+    padding: Any,
+    dilation: Any,
+    groups: int,
+) -> Window:
+    """Check the shapes of a convolution and find its window.
+
+    Padding is a number, one a spatial axis, two an axis (for 2-d: top, left, bottom, right, as in
+    ONNX), "valid" or "same". Raises `GeometryError`.
+    """
+    axes = "DHW"[3 - n :]
+    if len(x) != n + 2:
+        raise GeometryError(
+            f"expected an input of {n + 2} dimensions (N, C, {', '.join(axes)}), got shape {x}"
+        )
+    if len(weight) != n + 2:
+        kernel = ", ".join(f"K{a}" for a in axes)
+        raise GeometryError(
+            f"expected a weight of {n + 2} dimensions (O, C/groups, {kernel}), got shape {weight}"
+        )
+    (groups,) = tuple_of(groups, 1, "groups")
+    if x[1] != weight[1] * groups or weight[0] % groups:
+        raise GeometryError(
+            f"expected an input with C = {weight[1] * groups} channels and O divisible by groups: "
+            f"the weight {weight} has O = {weight[0]} and C/groups = {weight[1]} with groups = "
+            f"{groups}, got an input of shape {x} with C = {x[1]}"
+        )
+    if bias is not None and bias != weight[:1]:
+        raise GeometryError(f"expected a bias of shape {weight[:1]}, one an output, got {bias}")
+    window = Window(
+        size=x[2:],
+        kernel=tuple_of(weight[2:], n, "kernel"),
+        stride=tuple_of(stride, n, "stride"),
+        dilation=tuple_of(dilation, n, "dilation"),
+        padding=(),
+        out=(),
+    )
+    window = replace(window, padding=_padding(padding, n, window.extent, window.stride))
+    return _placed(window, x, ceil_mode=False)
+
+
+def pooling(
+    n: int,
+    x: tuple[int, ...],
+    kernel_size: Any,
+    stride: Any,
+    padding: Any,
+    dilation: Any,
+    ceil_mode: bool,
+) -> Window:
+    """Check the shapes of a pooling and find its window; stride None means the kernel size.
+
+    With `ceil_mode` a last window may hang over the end, if it starts inside the input or its
+    padding before: the padding of the window found includes what hangs over.
+    """
+    if len(x) != n + 2:
+        axes = ", ".join("DHW"[3 - n :])
+        raise GeometryError(
+            f"expected an input of {n + 2} dimensions (N, C, {axes}), got shape {x}"
+        )
+    kernel = tuple_of(kernel_size, n, "kernel_size")
+    window = Window(
+        size=x[2:],
+        kernel=kernel,
+        stride=kernel if stride is None else tuple_of(stride, n, "stride"),
+        dilation=tuple_of(dilation, n, "dilation"),
+        padding=(),
+        out=(),
+    )
+    pads = tuple_of(padding, n, "padding", least=0)
+    if any(2 * p > e for p, e in zip(pads, window.extent, strict=True)):
+        raise GeometryError(
+            f"padding: expected at most half of what the kernel covers, {window.extent}, got "
+            f"{padding!r}: a window must meet the input"
+        )
+    return _placed(replace(window, padding=tuple((p, p) for p in pads)), x, ceil_mode)
+
+
+def _placed(window: Window, x: tuple[int, ...], ceil_mode: bool) -> Window:
+    """The window with its output sizes, and its padding widened by what hangs over."""
+    if any(e > s for e, s in zip(window.extent, window.padded, strict=True)):
+        raise GeometryError(
+            f"the kernel {window.kernel} with dilation {window.dilation} covers {window.extent} "
+            f"but the padded input is only {window.padded} (input shape {x}, padding "
+            f"{window.padding}); use a smaller kernel, more padding or a larger input"
+        )
+    out, padding = [], []
+    for size, extent, stride, (before, after) in zip(
+        window.size, window.extent, window.stride, window.padding, strict=True
+    ):
+        room = size + before + after - extent
+        steps = -(-room // stride) if ceil_mode else room // stride
+        if ceil_mode and steps * stride >= size + before:
+            steps -= 1
+        out.append(steps + 1)
+        padding.append((before, after + max(0, steps * stride - room)))
+    return replace(window, out=tuple(out), padding=tuple(padding))

@@ -1,0 +1,249 @@
+"""Losses, and the one-hot form of labels.
+
+A classification loss puts a mass `q` on each class: `loss = -sum(q * log p)`. With the label's
+class t, smoothing e, C classes and class weights w, `q_c = (1 - e) * w_t * [c = t] + e / C * w_c`
+(Szegedy and others, 2016, section 7). Its gradient needs no gather and no scatter, so it is the
+same on every backend and deterministic on a GPU.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from .. import backend
+from ..backend import Array, Backend
+from .activation import _exp_shifted, _log_softmax
+from .types import Vjp
+
+__all__ = ["cross_entropy", "mse_loss", "nll_loss", "one_hot"]
+
+REDUCTIONS = ("mean", "sum", "none")
+
+
+def cross_entropy(
+    x: Array,
+    target: Any,
+    *,
+    weight: Array | None = None,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+    label_smoothing: float = 0.0,
+    needs: tuple[bool, ...] = (True, False),
+) -> tuple[Array, Vjp]:
+    """Cross entropy of logits `(N, C)`, `(N, C, *S)` or `(C,)` with whole-number labels.
+
+    `target` has the shape of `x` without the class axis and may lie on the host; `weight` is
+    `(C,)`.
+    Labels equal to `ignore_index` do not count. "mean" divides by the sum of the labels' weights.
+    A label out of range raises `ValueError` on the host and makes the loss NaN on a device.
+    """
+    if not 0 <= label_smoothing <= 1:
+        raise ValueError(f"label_smoothing: expected 0 to 1, got {label_smoothing!r}")
+    be, rows, labels, restore = _classes(x, target, ignore_index, reduction)
+    mass, weights = _masses(be, labels, rows, weight, ignore_index, float(label_smoothing))
+    shift = be.xp.max(rows, axis=1, keepdims=True)
+    log_sum = be.xp.log(be.xp.sum(be.fuse(_exp_shifted)(rows, shift), axis=1, keepdims=True))
+    logp = be.fuse(_log_softmax)(rows, shift, log_sum)
+    loss, spread = _reduced(be, _losses(be, mass, logp), weights, reduction, target)
+
+    def vjp(gy: Array) -> tuple[Array | None, ...]:
+        total = be.xp.sum(mass, axis=1, keepdims=True)
+        return restore(be.fuse(_cross_entropy_grad)(spread(gy), logp, mass, total)), None
+
+    return loss, vjp
+
+
+def nll_loss(
+    x: Array,
+    target: Any,
+    *,
+    weight: Array | None = None,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+    needs: tuple[bool, ...] = (True, False),
+) -> tuple[Array, Vjp]:
+    """Negative log likelihood of log probabilities; shapes and labels as in `cross_entropy`."""
+    be, rows, labels, restore = _classes(x, target, ignore_index, reduction)
+    mass, weights = _masses(be, labels, rows, weight, ignore_index, 0.0)
+    loss, spread = _reduced(be, _losses(be, mass, rows), weights, reduction, target)
+    return loss, lambda gy: (restore(be.fuse(_nll_grad)(spread(gy), mass)), None)
+
+
+def mse_loss(
+    x: Array, target: Any, *, reduction: str = "mean", needs: tuple[bool, ...] = (True, True)
+) -> tuple[Array, Vjp]:
+    """`(x - target) ** 2`, averaged, summed or as it is; both of one shape."""
+    be = backend.of(x=x)
+    _check_reduction(reduction)
+    target = be.asarray(target)
+    if tuple(x.shape) != tuple(target.shape):
+        raise ValueError(
+            f"mse_loss: expected an input and a target of one shape, got {tuple(x.shape)} and "
+            f"{tuple(target.shape)}"
+        )
+    squares = be.fuse(_squared_difference)(x, target)
+    count = math.prod(x.shape)
+    share = 1.0 / count if reduction == "mean" and count else 1.0
+    loss = squares if reduction == "none" else be.scalar(be.xp.sum(squares) * share)
+
+    def vjp(gy: Array) -> tuple[Array | None, ...]:
+        gx = be.fuse(_squared_difference_grad)(gy, x, target, 2.0 * share)
+        return gx, -gx if needs[1] else None
+
+    return loss, vjp
+
+
+def one_hot(labels: Any, num_classes: int = -1, *, dtype: Any = None) -> Array:
+    """1 at each label and 0 elsewhere: `(...)` whole numbers to `(..., num_classes)`.
+
+    `num_classes` -1 means one more than the largest label. `dtype` is by default the labels' own.
+    """
+    be = backend.of(labels=labels)
+    if not be.xp.isdtype(labels.dtype, "integral"):
+        raise ValueError(f"one_hot: expected whole-number labels, got {labels.dtype}")
+    if num_classes == -1:
+        num_classes = int(be.xp.max(labels)) + 1
+    _check_labels(be, labels, num_classes, None)
+    return be.xp.astype(_hits(be, labels, num_classes), dtype or labels.dtype)
+
+
+def _hits(be: Backend, labels: Array, classes: int) -> Array:
+    column = be.xp.reshape(labels, (*labels.shape, 1))
+    return column == be.xp.arange(classes, dtype=labels.dtype)
+
+
+def _check_reduction(reduction: str) -> None:
+    if reduction not in REDUCTIONS:
+        raise ValueError(f'reduction: expected "mean", "sum" or "none", got {reduction!r}')
+
+
+def _check_labels(be: Backend, labels: Array, classes: int, ignore_index: int | None) -> None:
+    """Raise for labels out of range, where looking costs no synchronisation."""
+    if not be.host or math.prod(labels.shape) == 0:
+        return
+    xp = be.xp
+    bad = (labels < 0) | (labels >= classes)
+    if ignore_index is not None:
+        bad = bad & (labels != ignore_index)
+    if bool(xp.any(bad)):
+        place = int(xp.argmax(xp.astype(xp.reshape(bad, (-1,)), xp.int8)))
+        label = int(xp.reshape(labels, (-1,))[place])
+        ignored = "" if ignore_index is None else f" (or ignore_index = {ignore_index})"
+        raise ValueError(
+            f"target: expected labels from 0 to {classes - 1} for {classes} classes{ignored}, got "
+            f"{label} at place {place}"
+        )
+
+
+def _classes(
+    x: Array, target: Any, ignore_index: int, reduction: str
+) -> tuple[Backend, Array, Array, Any]:
+    """The input as `(M, C)`, its labels as `(M,)`, and the way back to the input's shape."""
+    be = backend.of(input=x)
+    _check_reduction(reduction)
+    shape = tuple(x.shape)
+    if x.ndim < 1:
+        raise ValueError("expected an input (N, C), (N, C, *S) or (C,), got a single number")
+    axis = 1 if x.ndim > 1 else 0
+    classes = shape[axis]
+    expected = (*shape[:axis], *shape[axis + 1 :])
+    home = backend.of(target=target) if hasattr(target, "shape") else be
+    labels = target if hasattr(target, "shape") else be.asarray(target)
+    if not home.xp.isdtype(labels.dtype, "integral"):
+        raise ValueError(
+            f"target: expected whole-number labels of shape {expected}, got {labels.dtype} of "
+            f"shape {tuple(labels.shape)}"
+        )
+    if tuple(labels.shape) != expected:
+        raise ValueError(
+            f"target: expected labels of shape {expected}, one for each row of classes of the "
+            f"input {shape}, got {tuple(labels.shape)}"
+        )
+    _check_labels(home, labels, classes, ignore_index)
+    if home is not be:
+        labels = be.asarray(labels)
+    order = (0, *range(2, x.ndim), 1) if x.ndim > 1 else (0,)
+    back = tuple(sorted(range(x.ndim), key=order.__getitem__))
+    moved = be.xp.permute_dims(x, order)
+    rows = be.reshape(moved, (math.prod(expected), classes))
+
+    def restore(g: Array) -> Array:
+        return be.xp.permute_dims(be.xp.reshape(g, tuple(moved.shape)), back)
+
+    return be, rows, be.reshape(labels, (rows.shape[0],)), restore
+
+
+def _masses(
+    be: Backend,
+    labels: Array,
+    rows: Array,
+    weight: Array | None,
+    ignore_index: int,
+    smoothing: float,
+) -> tuple[Array, Array]:
+    """The mass on each class `(M, C)`, and each label's own weight `(M, 1)`."""
+    xp, classes = be.xp, rows.shape[1]
+    if weight is None:
+        weight = be.full((classes,), 1.0, rows.dtype)
+    elif tuple(weight.shape) != (classes,):
+        raise ValueError(
+            f"weight: expected shape {(classes,)}, one a class, got {tuple(weight.shape)}"
+        )
+    column = xp.reshape(labels, (-1, 1))
+    hits = _hits(be, labels, classes)
+    counted = column != ignore_index
+    known = (column >= 0) & (column < classes)
+    own = xp.where(hits & counted, weight, 0.0)
+    weights = xp.sum(own, axis=1, keepdims=True)
+    mass = own
+    if smoothing:
+        even = xp.where(counted, weight * (smoothing / classes), 0.0)
+        mass = own * (1 - smoothing) + even
+    if not be.host:
+        mass = xp.where(counted & ~known, math.nan, mass)
+    return mass, weights
+
+
+def _losses(be: Backend, mass: Array, logp: Array) -> Array:
+    """The loss of each row, `(M, 1)`; a class without mass does not count, be it minus infinity."""
+    return be.xp.sum(be.fuse(_neg_product)(mass, logp), axis=1, keepdims=True)
+
+
+def _reduced(
+    be: Backend, losses: Array, weights: Array, reduction: str, target: Any
+) -> tuple[Array, Any]:
+    """The reduced loss, and how its gradient spreads over the rows as `(M, 1)`."""
+    xp = be.xp
+    if reduction == "none":
+        shape = tuple(getattr(target, "shape", (losses.shape[0],)))
+        return xp.reshape(losses, shape), lambda gy: be.reshape(gy, tuple(losses.shape))
+    if reduction == "sum":
+        return be.scalar(xp.sum(losses)), lambda gy: xp.broadcast_to(gy, losses.shape)
+    total = be.scalar(xp.sum(weights))
+    # Nothing counted: 0 / 0 is NaN by PyTorch's convention, without the warning.
+    safe = xp.where(total == 0, math.nan, total)
+    return (
+        be.scalar(xp.sum(losses) / safe),
+        lambda gy: xp.broadcast_to(gy / safe, losses.shape),
+    )
+
+
+def _neg_product(xp: Any, mass: Array, logp: Array) -> Array:
+    return xp.where(mass == 0, 0.0, -mass * logp)
+
+
+def _cross_entropy_grad(xp: Any, g: Array, logp: Array, mass: Array, total: Array) -> Array:
+    return (xp.exp(logp) * total - mass) * g
+
+
+def _nll_grad(xp: Any, g: Array, mass: Array) -> Array:
+    return -mass * g
+
+
+def _squared_difference(xp: Any, x: Array, target: Array) -> Array:
+    return (x - target) ** 2
+
+
+def _squared_difference_grad(xp: Any, g: Array, x: Array, target: Array, factor: float) -> Array:
+    return g * (x - target) * factor

@@ -1,0 +1,147 @@
+"""Shapes and sums: reshape, transpose, concat, indexing, mean and sum."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from .. import backend
+from ..backend import Array
+from .types import Vjp
+
+__all__ = ["concat", "flatten", "getitem", "mean", "permute", "reshape", "sum", "transpose"]
+
+
+def _axis(dim: Any, ndim: int, name: str = "dim") -> int:
+    if not isinstance(dim, int) or not -ndim <= dim < ndim:
+        raise ValueError(f"{name}: expected a whole number from {-ndim} to {ndim - 1}, got {dim!r}")
+    return dim % ndim
+
+
+def reshape(
+    x: Array, *, shape: tuple[int, ...], needs: tuple[bool, ...] = (True,)
+) -> tuple[Array, Vjp]:
+    """`x` in another shape, its elements in row order; one size may be -1."""
+    be = backend.of(x=x)
+    size, known = math.prod(x.shape), math.prod(n for n in shape if n != -1)
+    open_ = tuple(shape).count(-1)
+    fits = size == known if not open_ else open_ == 1 and known > 0 and size % known == 0
+    if not fits or any(n < -1 for n in shape):
+        raise ValueError(f"can't reshape {tuple(x.shape)}, {size} elements, to {tuple(shape)}")
+    shape = tuple(size // known if n == -1 else n for n in shape)
+    return be.reshape(x, shape), lambda gy: (be.in_order_of(be.reshape(gy, tuple(x.shape)), x),)
+
+
+def flatten(
+    x: Array, *, start_dim: int = 0, end_dim: int = -1, needs: tuple[bool, ...] = (True,)
+) -> tuple[Array, Vjp]:
+    """The axes from `start_dim` to `end_dim` as one, in row order."""
+    if x.ndim == 0:
+        return reshape(x, shape=(1,), needs=needs)
+    start, end = _axis(start_dim, x.ndim, "start_dim"), _axis(end_dim, x.ndim, "end_dim")
+    if start > end:
+        raise ValueError(f"flatten: start_dim {start_dim} comes after end_dim {end_dim}")
+    middle = math.prod(x.shape[start : end + 1])
+    return reshape(x, shape=(*x.shape[:start], middle, *x.shape[end + 1 :]), needs=needs)
+
+
+def permute(
+    x: Array, *, dims: tuple[int, ...], needs: tuple[bool, ...] = (True,)
+) -> tuple[Array, Vjp]:
+    """`x` with its axes in the order `dims`; no copy."""
+    be = backend.of(x=x)
+    order = tuple(_axis(d, x.ndim, "dims") for d in dims)
+    if sorted(order) != list(range(x.ndim)):
+        raise ValueError(f"dims: expected each axis of {tuple(x.shape)} once, got {tuple(dims)}")
+    back = tuple(sorted(range(x.ndim), key=order.__getitem__))
+    return be.xp.permute_dims(x, order), lambda gy: (be.xp.permute_dims(gy, back),)
+
+
+def transpose(
+    x: Array, *, dim0: int, dim1: int, needs: tuple[bool, ...] = (True,)
+) -> tuple[Array, Vjp]:
+    """`x` with two axes exchanged; no copy."""
+    order = list(range(x.ndim))
+    a, b = _axis(dim0, x.ndim, "dim0"), _axis(dim1, x.ndim, "dim1")
+    order[a], order[b] = order[b], order[a]
+    return permute(x, dims=tuple(order), needs=needs)
+
+
+def concat(*xs: Array, dim: int = 0, needs: tuple[bool, ...] = ()) -> tuple[Array, Vjp]:
+    """Arrays joined along the axis `dim`; their other sizes must agree."""
+    if not xs:
+        raise ValueError("concat: expected at least one array, got none")
+    be = backend.of(**{f"xs[{i}]": x for i, x in enumerate(xs)})
+    axis = _axis(dim, xs[0].ndim)
+    rest = [(*x.shape[:axis], *x.shape[axis + 1 :]) for x in xs]
+    if any(x.ndim != xs[0].ndim for x in xs) or any(r != rest[0] for r in rest):
+        shapes = ", ".join(str(tuple(x.shape)) for x in xs)
+        raise ValueError(f"concat: expected shapes equal but for axis {axis}, got {shapes}")
+
+    def vjp(gy: Array) -> tuple[Array | None, ...]:
+        before = (slice(None),) * axis
+        grads, start = [], 0
+        for x in xs:
+            grads.append(gy[(*before, slice(start, start + x.shape[axis]), ...)])
+            start += x.shape[axis]
+        return tuple(grads)
+
+    return be.xp.concat(xs, axis=axis), vjp
+
+
+def getitem(x: Array, *, index: Any, needs: tuple[bool, ...] = (True,)) -> tuple[Array, Vjp]:
+    """`x[index]` for whole numbers, slices, `...` and None: the basic indexing of NumPy."""
+    be = backend.of(x=x)
+    parts = index if isinstance(index, tuple) else (index,)
+    if not all(p is None or p is ... or isinstance(p, (int, slice)) for p in parts):
+        raise TypeError(
+            f"expected whole numbers, slices, ... or None as index, got {index!r}; to select with "
+            "an array of indices, index the data: tensor.data[index]"
+        )
+
+    def vjp(gy: Array) -> tuple[Array | None, ...]:
+        gx = be.zeros(tuple(x.shape), x.dtype)
+        gx[index] = gy
+        return (gx,)
+
+    return be.scalar(x[index]), vjp
+
+
+def _axes(dim: int | tuple[int, ...] | None, ndim: int) -> tuple[int, ...]:
+    if dim is None:
+        return tuple(range(ndim))
+    return tuple(_axis(d, ndim) for d in (dim if isinstance(dim, tuple) else (dim,)))
+
+
+def sum(
+    x: Array,
+    *,
+    dim: int | tuple[int, ...] | None = None,
+    keepdim: bool = False,
+    needs: tuple[bool, ...] = (True,),
+) -> tuple[Array, Vjp]:
+    """The sum along the axes `dim`, all of them by default; 0-d if none is left."""
+    be = backend.of(x=x)
+    axes = _axes(dim, x.ndim)
+    kept = tuple(1 if i in axes else n for i, n in enumerate(x.shape))
+    dtype = x.dtype if be.is_floating(x) else None
+    y = be.scalar(be.xp.sum(x, axis=axes, keepdims=keepdim, dtype=dtype))
+
+    def vjp(gy: Array) -> tuple[Array | None, ...]:
+        return (be.assign(be.empty_like(x), be.xp.reshape(gy, kept)),)
+
+    return y, vjp
+
+
+def mean(
+    x: Array,
+    *,
+    dim: int | tuple[int, ...] | None = None,
+    keepdim: bool = False,
+    needs: tuple[bool, ...] = (True,),
+) -> tuple[Array, Vjp]:
+    """The mean along the axes `dim`, all of them by default; 0-d if none is left."""
+    be = backend.of(x=x)
+    count = math.prod(x.shape[a] for a in _axes(dim, x.ndim))
+    total, back = sum(x, dim=dim, keepdim=keepdim, needs=needs)
+    return be.scalar(total / count), lambda gy: back(be.scalar(gy / count))
