@@ -339,4 +339,4 @@ class Backend:
 
 
 def _mask(xp: Any, g: Array, y: Array) -> Array:
-    return xp.where(y > 0, g, g * 0)
+    return xp.where(y > 0, g, 0.0)

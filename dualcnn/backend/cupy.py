@@ -156,13 +156,14 @@ class CupyBackend(Backend):
 
         def call(*args: Any, out: Any = None) -> Any:
             arrays = [a for a in args if isinstance(a, cp.ndarray)]
-            dtype = arrays[0].dtype
             # CuPy's fusion would compute a Python scalar's arithmetic in half precision.
+            dtype = next((a.dtype for a in arrays if a.dtype.kind == "f"), arrays[0].dtype)
             typed = [a if isinstance(a, cp.ndarray) else dtype.type(a) for a in args]
             if out is None:
                 # Results of a fused kernel are always in C order: keep the operands' own.
                 largest = max(arrays, key=lambda a: a.size)
-                if largest.flags.c_contiguous:
+                shape = np.broadcast_shapes(*(a.shape for a in arrays))
+                if largest.flags.c_contiguous or largest.shape != shape:
                     return fresh(*typed)
                 kinds = self._kinds(fn, typed)
                 made = tuple(self._empty_ordered(largest, kind) for kind in kinds[0])

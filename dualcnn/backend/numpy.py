@@ -6,6 +6,7 @@ import math
 import os
 import threading
 from collections.abc import Callable, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import array_api_compat.numpy
@@ -18,8 +19,10 @@ from .workers import WorkerPool, pool
 
 __all__ = ["NumpyBackend"]
 
-BLOCK_BYTES = 1 << 19
-"""Scratch of one part: half of a 1 MiB L2 cache leaves room for what it is multiplied with."""
+BLOCK_BYTES = 1 << 20
+"""Scratch of one part. The columns of a convolution of 128 maps 26x26x32 took 27, 24 and 44 ms in
+parts of 0.5, 1 and 2 MiB on two cores with 1 MiB of L2 each: a smaller part is multiplied sooner
+but costs a hand-off of the interpreter lock."""
 
 FUSE_ELEMENTS = 1 << 17
 """Elements of one part of an elementwise expression. Parts of 2**17 to 2**18 ran twice as fast on
@@ -31,6 +34,16 @@ INLINE_BYTES = 1 << 20
 FEWEST_PARTS = 8
 """Parts of a job that is shared at all, so that up to eight threads find work."""
 
+SERIAL_PRODUCT = 1 << 18
+"""OpenBLAS gives products of fewer multiplications to one thread anyway."""
+
+SHARED_PRODUCT = 1 << 24
+"""Products of fewer multiplications take under half a millisecond: a hand-off would not pay."""
+
+SKINNY = 64
+"""A product of fewer rows or columns reads its operands too often: 128x9216 by 9216x128 took
+4.7 ms in parts of 16 columns and 2.2 ms in parts of 64."""
+
 ACCUMULATOR_BYTES = 1 << 26
 """What the partial sums of one reduction may hold together."""
 
@@ -41,6 +54,7 @@ class NumpyBackend(Backend):
     def __init__(self, pool: WorkerPool = pool) -> None:
         super().__init__(array_api_compat.numpy, "numpy")
         self.pool = pool
+        self.elementwise = SimpleNamespace(**{**vars(array_api_compat.numpy), "where": _where})
         self.arena = Arena()
         self._local = threading.local()
         if hasattr(os, "register_at_fork"):
@@ -137,11 +151,11 @@ class NumpyBackend(Backend):
     # Parts of a batch.
 
     def parts(self, n: int, bytes_each: int) -> list[slice]:
-        return _even(n, -(-n * bytes_each // BLOCK_BYTES))
+        return _even(n, round(n * bytes_each / BLOCK_BYTES))
 
     def _shared_parts(self, n: int, bytes_each: int) -> list[slice]:
         """Parts for the pool: one alone for little work, else enough for every thread."""
-        count = -(-n * bytes_each // BLOCK_BYTES)
+        count = round(n * bytes_each / BLOCK_BYTES)
         return _even(n, count if n * bytes_each < INLINE_BYTES else max(count, FEWEST_PARTS))
 
     def blocks(self, n: int, bytes_each: int, body: Callable[[slice], None]) -> None:
@@ -189,11 +203,32 @@ class NumpyBackend(Backend):
         a, b = _for_blas(a), _for_blas(b)
         if out is None:
             shape = (*np.broadcast_shapes(a.shape[:-2], b.shape[:-2]), a.shape[-2], b.shape[-1])
-            return np.matmul(a, b, out=self.empty(shape, np.result_type(a, b)))
-        if accumulate:
-            product = np.matmul(a, b, out=self.workspace("matmul", out.shape, out.dtype))
+            out = self.empty(shape, np.result_type(a, b))
+        elif accumulate:
+            product = self._product(a, b, self.workspace("matmul", out.shape, out.dtype))
             return np.add(out, product, out=out)
-        return np.matmul(a, b, out=out)
+        return self._product(a, b, out)
+
+    def _product(self, a: Array, b: Array, out: Array) -> Array:
+        """The product, by one BLAS thread a worker: BLAS's own threads add up in another order."""
+        multiplications = out.size * a.shape[-1]
+        if self.pool.inside or multiplications < SERIAL_PRODUCT:
+            return np.matmul(a, b, out=out)
+        if multiplications < SHARED_PRODUCT or out.ndim > 2:
+            with self.pool.one_blas_thread():
+                return np.matmul(a, b, out=out)
+        axis = int(out.shape[1] > out.shape[0])
+        parts = _even(out.shape[axis], max(2, min(FEWEST_PARTS, out.shape[axis] // SKINNY)))
+
+        def body(i: int) -> None:
+            part = parts[i]
+            if axis:
+                np.matmul(a, b[:, part], out=out[:, part])
+            else:
+                np.matmul(a[part], b, out=out[part])
+
+        self.pool.run(body, len(parts))
+        return out
 
     def contract(
         self, subscripts: str, *operands: Array, out: Array | None = None, accumulate: bool = False
@@ -222,7 +257,7 @@ class _Fused:
         return self._parts(args, out)
 
     def _inline(self, args: tuple[Any, ...], out: Any) -> Any:
-        result = self.fn(self.backend.xp, *args)
+        result = self.fn(self.backend.elementwise, *args)
         if out is None:
             if type(result) is tuple:
                 return tuple(np.asarray(r) for r in result)
@@ -251,7 +286,7 @@ class _Fused:
             part = slice(i * rows, (i + 1) * rows)
             operands = iter(a[part] if s else a for a, s in zip(arrays, split, strict=True))
             operands_ = [next(operands) if isinstance(a, np.ndarray) else a for a in args]
-            result = self.fn(self.backend.xp, *operands_)
+            result = self.fn(self.backend.elementwise, *operands_)
             _write(tuple(o[part] for o in outs) if len(outs) > 1 else outs[0][part], result)
 
         self.backend.pool.run(body, -(-shape[0] // rows))
@@ -306,6 +341,28 @@ def _for_blas(x: Array) -> Array:
     ):
         return x
     return np.ascontiguousarray(x)
+
+
+def _where(condition: Array, a: Any, b: Any) -> Array:
+    """`numpy.where` without a branch an element, by integer arithmetic on the bits.
+
+    On 2**17 float32 under a random condition: 40 us against 500 where `b` is 0, else 100. Exact for
+    all values, infinities and NaN among them.
+    """
+    if not (isinstance(a, np.ndarray) and a.ndim and a.dtype.kind == "f" and a.itemsize in _BITS):
+        return np.where(condition, a, b)
+    bits = a.view(_BITS[a.itemsize])
+    if isinstance(b, float) and b == 0.0:
+        return np.multiply(bits, condition).view(a.dtype)
+    if not isinstance(b, np.ndarray) or b.dtype != a.dtype or b.shape != condition.shape:
+        return np.where(condition, a, b)
+    other = b.view(bits.dtype)
+    chosen = np.bitwise_xor(bits, other)
+    np.multiply(chosen, condition, out=chosen)
+    return np.bitwise_xor(chosen, other, out=chosen).view(a.dtype)
+
+
+_BITS: dict[int, Any] = {4: np.dtype(np.int32), 8: np.dtype(np.int64)}
 
 
 def _identity(xp: Any, x: Array) -> Array:

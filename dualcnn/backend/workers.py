@@ -1,9 +1,10 @@
 """A lazy pool of worker threads that shares the parts of one job with its caller.
 
 NumPy releases the interpreter lock inside its loops and products, so threads use every core. The
-parts are fixed by the job, not by the pool, so results are bitwise the same for any number of
-threads. The caller works too, and could do every part alone: a busy pool delays a job but never
-blocks it, and a job started inside a part runs inline.
+parts are fixed by the job, not by the pool, and each worker has one BLAS thread, so results are
+bitwise the same for any number of workers. (A pool of one leaves BLAS alone: then products add up
+in the order of BLAS's own threads.) The caller works too, and could do every part alone: a busy
+pool delays a job but never blocks it, and a job started inside a part runs inline.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from queue import SimpleQueue
 
 from . import blas
@@ -63,6 +65,11 @@ class _Job:
                 if self.finished == self.parts:
                     self.done.release()
 
+    def raise_error(self) -> None:
+        """Raise the first error of a part, if there was one."""
+        if self.error is not None:
+            raise self.error
+
 
 class WorkerPool:
     """Threads that run the parts of a job; `size` counts the caller."""
@@ -98,27 +105,33 @@ class WorkerPool:
 
     def run(self, body: Callable[[int], None], parts: int) -> None:
         """Call `body(0)`, …, `body(parts - 1)`, each once, and return when all have ended."""
+        job = _Job(body, parts)
         helpers = min(self.size, parts) - 1
+        if parts == 1:
+            body(0)
+            return
         if helpers < 1 or self.inside:
-            for part in range(parts):
-                body(part)
+            self._work(job)
+            job.raise_error()
             return
         self._ensure(helpers)
-        job = _Job(body, parts)
         with blas.single_threaded():
             for _ in range(helpers):
                 self._jobs.put(job)
             self._work(job)
             job.done.acquire()
-        if job.error is not None:
-            raise job.error
+        job.raise_error()
+
+    def one_blas_thread(self) -> AbstractContextManager[None]:
+        """Hold BLAS at one thread in a block, unless the pool is to leave it alone."""
+        return blas.single_threaded() if self.size > 1 else nullcontext()
 
     def _work(self, job: _Job) -> None:
-        self._local.inside = True
+        outer, self._local.inside = self.inside, True
         try:
             job.work()
         finally:
-            self._local.inside = False
+            self._local.inside = outer
 
     def _ensure(self, helpers: int) -> None:
         if len(self._threads) >= helpers:

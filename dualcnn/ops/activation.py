@@ -6,6 +6,7 @@ from typing import Any
 
 from .. import backend
 from ..backend import Array
+from .geometry import axis_of
 from .types import Vjp
 
 __all__ = ["leaky_relu", "log_softmax", "relu", "sigmoid", "softmax", "tanh"]
@@ -93,6 +94,7 @@ def _log_softmax_grad(xp: Any, gy: Array, y: Array, total: Array) -> Array:
 def softmax(x: Array, *, dim: int, needs: tuple[bool, ...] = (True,)) -> tuple[Array, Vjp]:
     """`exp(x) / sum(exp(x))` along `dim`, in any shape; the maximum is taken off first."""
     be = backend.of(x=x)
+    dim = axis_of(dim, x.ndim)
     e = be.fuse(_exp_shifted)(x, be.xp.max(x, axis=dim, keepdims=True))
     y = e / be.xp.sum(e, axis=dim, keepdims=True)
 
@@ -106,6 +108,7 @@ def softmax(x: Array, *, dim: int, needs: tuple[bool, ...] = (True,)) -> tuple[A
 def log_softmax(x: Array, *, dim: int, needs: tuple[bool, ...] = (True,)) -> tuple[Array, Vjp]:
     """`x - log(sum(exp(x)))` along `dim`, in any shape; the maximum is taken off first."""
     be = backend.of(x=x)
+    dim = axis_of(dim, x.ndim)
     shift = be.xp.max(x, axis=dim, keepdims=True)
     log_sum = be.xp.log(be.xp.sum(be.fuse(_exp_shifted)(x, shift), axis=dim, keepdims=True))
     y = be.fuse(_log_softmax)(x, shift, log_sum)

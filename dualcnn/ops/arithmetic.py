@@ -7,6 +7,7 @@ from typing import Any
 
 from .. import backend
 from ..backend import Array, Backend
+from .geometry import one_dtype
 from .types import Vjp
 
 __all__ = ["add", "div", "linear", "matmul", "mul", "pow", "sub"]
@@ -134,6 +135,7 @@ def linear(
 ) -> tuple[Array, Vjp]:
     """`x @ weight.T + bias`: `(..., I)` with a weight `(O, I)` and a bias `(O,)` to `(..., O)`."""
     be = backend.of(x=x, weight=weight, bias=bias)
+    one_dtype(be, x=x, weight=weight, bias=bias)
     if weight.ndim != 2 or x.ndim < 1 or x.shape[-1] != weight.shape[1]:
         raise ValueError(
             f"expected an input (..., I) and a weight (O, I), got shapes {tuple(x.shape)} and "

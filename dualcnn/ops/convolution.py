@@ -57,6 +57,7 @@ def _convolve(
     needs: tuple[bool, ...],
 ) -> tuple[Array, Vjp]:
     be = backend.of(x=x, weight=weight, bias=bias)
+    geometry.one_dtype(be, x=x, weight=weight, bias=bias)
     window = geometry.convolution(
         n,
         tuple(x.shape),

@@ -17,6 +17,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
+from operator import index
 from typing import Any
 
 from ..backend import Array, Backend
@@ -24,9 +26,11 @@ from ..backend import Array, Backend
 __all__ = [
     "GeometryError",
     "Window",
+    "axis_of",
     "channels_first",
     "channels_last",
     "convolution",
+    "one_dtype",
     "pooling",
     "tuple_of",
 ]
@@ -47,21 +51,21 @@ class Window:
     padding: tuple[tuple[int, int], ...]
     out: tuple[int, ...]
 
-    @property
+    @cached_property
     def extent(self) -> tuple[int, ...]:
         """What the dilated kernel covers: `D * (K - 1) + 1`."""
         return tuple(d * (k - 1) + 1 for k, d in zip(self.kernel, self.dilation, strict=True))
 
-    @property
+    @cached_property
     def padded(self) -> tuple[int, ...]:
         """Sizes of the input with its padding."""
         return tuple(s + a + b for s, (a, b) in zip(self.size, self.padding, strict=True))
 
-    @property
+    @cached_property
     def is_padded(self) -> bool:
         return any(a or b for a, b in self.padding)
 
-    @property
+    @cached_property
     def is_pointwise(self) -> bool:
         """A kernel of one pixel that meets each input pixel once: its columns are the input."""
         return not self.is_padded and all(n == 1 for n in (*self.kernel, *self.stride))
@@ -90,19 +94,37 @@ def channels_first(be: Backend, x: Array) -> Array:
     return be.xp.permute_dims(x, (0, x.ndim - 1, *range(1, x.ndim - 1)))
 
 
+def axis_of(dim: Any, ndim: int, name: str = "dim") -> int:
+    """The axis `dim`, counted from the end if negative; raises `ValueError` if there is none."""
+    if not isinstance(dim, int) or not -ndim <= dim < ndim:
+        raise ValueError(f"{name}: expected a whole number from {-ndim} to {ndim - 1}, got {dim!r}")
+    return dim % ndim
+
+
+def one_dtype(be: Backend, **arrays: Any) -> None:
+    """Raise `TypeError` unless the named arrays hold floating-point numbers of one type."""
+    given = {name: a for name, a in arrays.items() if a is not None}
+    dtypes = [a.dtype for a in given.values()]
+    if not all(be.is_floating(a) for a in given.values()) or any(d != dtypes[0] for d in dtypes):
+        found = ", ".join(f"{name} {a.dtype}" for name, a in given.items())
+        raise TypeError(
+            f"expected floating-point numbers of one type, got {found}. Fix: "
+            'dualcnn.asarray(x, dtype="float32")'
+        )
+
+
 def tuple_of(value: Any, n: int, name: str, least: int = 1) -> tuple[int, ...]:
     """`value` as `n` whole numbers: one number stands for all axes."""
-    values = (value,) * n if isinstance(value, int) else value
-    if (
-        not isinstance(values, Sequence)
-        or len(values) != n
-        or any(not isinstance(v, int) or isinstance(v, bool) for v in values)
-    ):
+    try:
+        values = tuple(index(v) for v in (value if isinstance(value, Sequence) else (value,) * n))
+    except TypeError:
+        values = ()
+    if len(values) != n:
         expected = "a whole number" if n == 1 else f"a whole number or {n} of them"
         raise GeometryError(f"{name}: expected {expected}, got {value!r}")
     if any(v < least for v in values):
         raise GeometryError(f"{name}: expected at least {least}, got {value!r}")
-    return tuple(values)
+    return values
 
 
 def _padding(

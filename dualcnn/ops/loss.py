@@ -76,7 +76,8 @@ def mse_loss(
     """`(x - target) ** 2`, averaged, summed or as it is; both of one shape."""
     be = backend.of(x=x)
     _check_reduction(reduction)
-    target = be.asarray(target)
+    target = _on_backend(be, x, target)
+    target = target if target.dtype == x.dtype else be.xp.astype(target, x.dtype)
     if tuple(x.shape) != tuple(target.shape):
         raise ValueError(
             f"mse_loss: expected an input and a target of one shape, got {tuple(x.shape)} and "
@@ -89,7 +90,7 @@ def mse_loss(
 
     def vjp(gy: Array) -> tuple[Array | None, ...]:
         gx = be.fuse(_squared_difference_grad)(gy, x, target, 2.0 * share)
-        return gx, -gx if needs[1] else None
+        return gx, be.fuse(_neg)(gx) if needs[1] else None
 
     return loss, vjp
 
@@ -123,9 +124,10 @@ def _check_labels(be: Backend, labels: Array, classes: int, ignore_index: int | 
     if not be.host or math.prod(labels.shape) == 0:
         return
     xp = be.xp
-    bad = (labels < 0) | (labels >= classes)
+    wide = xp.astype(labels, xp.int64)
+    bad = (wide < 0) | (wide >= classes)
     if ignore_index is not None:
-        bad = bad & (labels != ignore_index)
+        bad = bad & (wide != ignore_index)
     if bool(xp.any(bad)):
         place = int(xp.argmax(xp.astype(xp.reshape(bad, (-1,)), xp.int8)))
         label = int(xp.reshape(labels, (-1,))[place])
@@ -148,8 +150,8 @@ def _classes(
     axis = 1 if x.ndim > 1 else 0
     classes = shape[axis]
     expected = (*shape[:axis], *shape[axis + 1 :])
-    home = backend.of(target=target) if hasattr(target, "shape") else be
     labels = target if hasattr(target, "shape") else be.asarray(target)
+    home = backend.of(target=labels)
     if not home.xp.isdtype(labels.dtype, "integral"):
         raise ValueError(
             f"target: expected whole-number labels of shape {expected}, got {labels.dtype} of "
@@ -161,8 +163,9 @@ def _classes(
             f"input {shape}, got {tuple(labels.shape)}"
         )
     _check_labels(home, labels, classes, ignore_index)
-    if home is not be:
-        labels = be.asarray(labels)
+    labels = _on_backend(be, x, labels)
+    if labels.dtype != be.dtype("int64"):
+        labels = be.xp.astype(labels, be.dtype("int64"))
     order = (0, *range(2, x.ndim), 1) if x.ndim > 1 else (0,)
     back = tuple(sorted(range(x.ndim), key=order.__getitem__))
     moved = be.xp.permute_dims(x, order)
@@ -172,6 +175,13 @@ def _classes(
         return be.xp.permute_dims(be.xp.reshape(g, tuple(moved.shape)), back)
 
     return be, rows, be.reshape(labels, (rows.shape[0],)), restore
+
+
+def _on_backend(be: Backend, x: Array, target: Any) -> Array:
+    """The target beside the input: a host array follows it to the device, none comes back."""
+    if hasattr(target, "shape") and not backend.of(target=target).host:
+        backend.of(input=x, target=target)
+    return be.asarray(target)
 
 
 def _masses(
@@ -221,20 +231,23 @@ def _reduced(
     if reduction == "sum":
         return be.scalar(xp.sum(losses)), lambda gy: xp.broadcast_to(gy, losses.shape)
     total = be.scalar(xp.sum(weights))
-    # Nothing counted: 0 / 0 is NaN by PyTorch's convention, without the warning.
-    safe = xp.where(total == 0, math.nan, total)
+    # Nothing counted: 0 / 0 is NaN and its gradient 0 by PyTorch's convention.
     return (
-        be.scalar(xp.sum(losses) / safe),
-        lambda gy: xp.broadcast_to(gy / safe, losses.shape),
+        be.scalar(xp.sum(losses) / xp.where(total == 0, math.nan, total)),
+        lambda gy: xp.broadcast_to(gy / xp.where(total == 0, 1.0, total), losses.shape),
     )
 
 
 def _neg_product(xp: Any, mass: Array, logp: Array) -> Array:
-    return xp.where(mass == 0, 0.0, -mass * logp)
+    return -mass * xp.where(mass != 0, logp, 0.0)
 
 
 def _cross_entropy_grad(xp: Any, g: Array, logp: Array, mass: Array, total: Array) -> Array:
     return (xp.exp(logp) * total - mass) * g
+
+
+def _neg(xp: Any, x: Array) -> Array:
+    return -x
 
 
 def _nll_grad(xp: Any, g: Array, mass: Array) -> Array:

@@ -7,7 +7,7 @@ from typing import Any
 
 from .. import backend
 from ..backend import Array, Backend
-from .geometry import channels_first, channels_last
+from .geometry import channels_first, channels_last, one_dtype
 from .types import Vjp
 
 __all__ = ["batch_norm", "dropout"]
@@ -37,6 +37,7 @@ def batch_norm(
     be = backend.of(
         x=x, weight=weight, bias=bias, running_mean=running_mean, running_var=running_var
     )
+    one_dtype(be, x=x, weight=weight, bias=bias)
     if x.ndim < 2:
         raise ValueError(f"expected an input (N, C) or (N, C, *S), got shape {tuple(x.shape)}")
     channels = x.shape[1]

@@ -72,6 +72,7 @@ def avg_pool2d(
     Raises `GeometryError` when the sizes do not fit.
     """
     be = backend.of(x=x)
+    geometry.one_dtype(be, x=x)
     window = geometry.pooling(2, tuple(x.shape), kernel_size, stride, padding, 1, ceil_mode)
     share = _shares(be, window, padding, count_include_pad, x.dtype)
     padded = _padded(be, channels_last(be, x), window, 0.0)
@@ -102,8 +103,9 @@ def adaptive_avg_pool2d(
     if x.ndim != 4:
         raise geometry.GeometryError(f"expected an input (N, C, H, W), got shape {tuple(x.shape)}")
     size = tuple(x.shape[2:])
-    asked = (output_size, output_size) if isinstance(output_size, int) else tuple(output_size)
-    if len(asked) == 2:
+    geometry.one_dtype(be, x=x)
+    asked = output_size
+    if isinstance(asked, (tuple, list)) and len(asked) == 2:
         asked = tuple(s if a is None else a for a, s in zip(asked, size, strict=True))
     oh, ow = geometry.tuple_of(asked, 2, "output_size")
     rows, columns = _part_shares(be, size[0], oh, x.dtype), _part_shares(be, size[1], ow, x.dtype)
@@ -121,7 +123,7 @@ def _both_axes(be: Backend, rows: Array, columns: Array, x: Array) -> Array:
     """`rows @ x @ columns.T` over the spatial axes of `(N, H, W, C)`."""
     n, h, w, c = x.shape
     x = be.matmul(columns, be.reshape(x, (n * h, w, c)))
-    x = be.matmul(rows, be.reshape(x, (n, h, -1)))
+    x = be.matmul(rows, be.reshape(x, (n, h, columns.shape[0] * c)))
     return be.reshape(x, (n, rows.shape[0], columns.shape[0], c))
 
 
@@ -213,9 +215,8 @@ def _first_maximum(xp: Any, g: Array, y: Array, *taps: Array) -> tuple[Array, ..
     """
     grads = []
     for tap in taps[:-1]:
-        taken = xp.where(tap == y, g, 0.0)
-        grads.append(taken)
-        g = g - taken
+        grads.append(xp.where(tap == y, g, 0.0))
+        g = xp.where(tap != y, g, 0.0)
     return (*grads, g)
 
 

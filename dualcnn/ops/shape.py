@@ -7,15 +7,10 @@ from typing import Any
 
 from .. import backend
 from ..backend import Array
+from .geometry import axis_of
 from .types import Vjp
 
 __all__ = ["concat", "flatten", "getitem", "mean", "permute", "reshape", "sum", "transpose"]
-
-
-def _axis(dim: Any, ndim: int, name: str = "dim") -> int:
-    if not isinstance(dim, int) or not -ndim <= dim < ndim:
-        raise ValueError(f"{name}: expected a whole number from {-ndim} to {ndim - 1}, got {dim!r}")
-    return dim % ndim
 
 
 def reshape(
@@ -36,9 +31,10 @@ def flatten(
     x: Array, *, start_dim: int = 0, end_dim: int = -1, needs: tuple[bool, ...] = (True,)
 ) -> tuple[Array, Vjp]:
     """The axes from `start_dim` to `end_dim` as one, in row order."""
+    backend.of(x=x)
     if x.ndim == 0:
         return reshape(x, shape=(1,), needs=needs)
-    start, end = _axis(start_dim, x.ndim, "start_dim"), _axis(end_dim, x.ndim, "end_dim")
+    start, end = axis_of(start_dim, x.ndim, "start_dim"), axis_of(end_dim, x.ndim, "end_dim")
     if start > end:
         raise ValueError(f"flatten: start_dim {start_dim} comes after end_dim {end_dim}")
     middle = math.prod(x.shape[start : end + 1])
@@ -50,7 +46,7 @@ def permute(
 ) -> tuple[Array, Vjp]:
     """`x` with its axes in the order `dims`; no copy."""
     be = backend.of(x=x)
-    order = tuple(_axis(d, x.ndim, "dims") for d in dims)
+    order = tuple(axis_of(d, x.ndim, "dims") for d in dims)
     if sorted(order) != list(range(x.ndim)):
         raise ValueError(f"dims: expected each axis of {tuple(x.shape)} once, got {tuple(dims)}")
     back = tuple(sorted(range(x.ndim), key=order.__getitem__))
@@ -61,8 +57,9 @@ def transpose(
     x: Array, *, dim0: int, dim1: int, needs: tuple[bool, ...] = (True,)
 ) -> tuple[Array, Vjp]:
     """`x` with two axes exchanged; no copy."""
+    backend.of(x=x)
     order = list(range(x.ndim))
-    a, b = _axis(dim0, x.ndim, "dim0"), _axis(dim1, x.ndim, "dim1")
+    a, b = axis_of(dim0, x.ndim, "dim0"), axis_of(dim1, x.ndim, "dim1")
     order[a], order[b] = order[b], order[a]
     return permute(x, dims=tuple(order), needs=needs)
 
@@ -72,7 +69,7 @@ def concat(*xs: Array, dim: int = 0, needs: tuple[bool, ...] = ()) -> tuple[Arra
     if not xs:
         raise ValueError("concat: expected at least one array, got none")
     be = backend.of(**{f"xs[{i}]": x for i, x in enumerate(xs)})
-    axis = _axis(dim, xs[0].ndim)
+    axis = axis_of(dim, xs[0].ndim)
     rest = [(*x.shape[:axis], *x.shape[axis + 1 :]) for x in xs]
     if any(x.ndim != xs[0].ndim for x in xs) or any(r != rest[0] for r in rest):
         shapes = ", ".join(str(tuple(x.shape)) for x in xs)
@@ -93,6 +90,7 @@ def getitem(x: Array, *, index: Any, needs: tuple[bool, ...] = (True,)) -> tuple
     """`x[index]` for whole numbers, slices, `...` and None: the basic indexing of NumPy."""
     be = backend.of(x=x)
     parts = index if isinstance(index, tuple) else (index,)
+    parts = parts if any(p is ... for p in parts) else (*parts, ...)
     if not all(p is None or p is ... or isinstance(p, (int, slice)) for p in parts):
         raise TypeError(
             f"expected whole numbers, slices, ... or None as index, got {index!r}; to select with "
@@ -101,16 +99,17 @@ def getitem(x: Array, *, index: Any, needs: tuple[bool, ...] = (True,)) -> tuple
 
     def vjp(gy: Array) -> tuple[Array | None, ...]:
         gx = be.zeros(tuple(x.shape), x.dtype)
-        gx[index] = gy
+        picked = tuple(p for p in parts if p is not None)
+        gx[picked] = be.reshape(gy, tuple(gx[picked].shape))
         return (gx,)
 
-    return be.scalar(x[index]), vjp
+    return be.scalar(x[parts]), vjp
 
 
 def _axes(dim: int | tuple[int, ...] | None, ndim: int) -> tuple[int, ...]:
     if dim is None:
         return tuple(range(ndim))
-    return tuple(_axis(d, ndim) for d in (dim if isinstance(dim, tuple) else (dim,)))
+    return tuple(axis_of(d, ndim) for d in (dim if isinstance(dim, (tuple, list)) else (dim,)))
 
 
 def sum(
