@@ -1,0 +1,88 @@
+"""The backends that the tests run on: `--backend NAME` (repeatable, or a comma list)."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Iterator
+
+import pytest
+import stand_in
+
+from dualcnn import backend
+
+KNOWN = ("numpy", "strict", "cupy-stand-in", "cupy")
+DEFAULT = ("numpy", "strict", "cupy-stand-in")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--backend",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help=f"run the `be` tests on these backends, of {', '.join(KNOWN)} "
+        f"(default: {', '.join(DEFAULT)})",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    chosen_backends(config)
+
+
+def chosen_backends(config: pytest.Config) -> tuple[str, ...]:
+    given: list[str] = config.getoption("--backend")
+    names = [name for part in given for name in part.split(",") if name]
+    for name in names:
+        if name not in KNOWN:
+            raise pytest.UsageError(f"--backend: expected one of {', '.join(KNOWN)}, got {name!r}")
+    return tuple(dict.fromkeys(names)) or DEFAULT
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "be" in metafunc.fixturenames:
+        metafunc.parametrize("be", chosen_backends(metafunc.config), indirect=True)
+
+
+@functools.cache
+def make_backend(name: str) -> backend.Backend:
+    """One instance a name, as in a program: caches and arenas live across tests."""
+    if name == "strict":
+        strict = pytest.importorskip("array_api_strict", reason="array-api-strict isn't installed")
+        return backend.Backend(strict)
+    if name == "cupy-stand-in":
+        from dualcnn.backend.cupy import CupyBackend
+
+        return CupyBackend(stand_in.cupy)
+    if name == "cupy":
+        status = backend.available()["cupy"]
+        if not status.usable:
+            message = f"no usable GPU: {status.reason}"
+            if os.environ.get("DUALCNN_REQUIRE_GPU") == "1":
+                pytest.fail(f"{message} (and DUALCNN_REQUIRE_GPU=1 asks for one)")
+            pytest.skip(message)
+    return backend.get(name)
+
+
+@pytest.fixture
+def be(request: pytest.FixtureRequest) -> Iterator[backend.Backend]:
+    """A Backend, current while the test runs."""
+    instance = make_backend(request.param)
+    stand_in.counters.reset()
+    with backend.use(instance):
+        yield instance
+
+
+@pytest.fixture
+def small_parts(be: backend.Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Work is split as finely as can be, so small arrays take the paths of large ones."""
+
+    def one_by_one(n: int, bytes_each: int) -> list[slice]:
+        return [slice(i, i + 1) for i in range(n)]
+
+    monkeypatch.setattr(be, "parts", one_by_one)
+    if isinstance(be, backend.NumpyBackend):
+        from dualcnn.backend import numpy as module
+
+        for name in ("BLOCK_BYTES", "INLINE_BYTES", "FUSE_ELEMENTS"):
+            monkeypatch.setattr(module, name, 1)

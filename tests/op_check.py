@@ -1,0 +1,121 @@
+"""Hold an op and its gradients against values from an oracle, in many memory layouts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dualcnn import backend
+
+Values = NDArray[Any]
+Op = Callable[..., Any]
+
+DTYPES = ("float64", "float32")
+LAYOUTS = ("plain", "strided", "reversed", "permuted", "read_only")
+TOLERANCE = {"float64": 1e-11, "float32": 2e-5}
+"""Of the largest value: sums of some hundred terms keep that many digits."""
+
+
+def rng(*seed: int) -> np.random.Generator:
+    return np.random.default_rng(seed)
+
+
+def place(
+    be: backend.Backend, values: Values, dtype: str | None = None, layout: str = "plain"
+) -> Any:
+    """The values on the backend. Layouts other than "plain" share memory with values not asked for,
+    run backwards, or lie channels-last.
+    """
+    host = np.array(values, dtype, order="C")
+    all_axes = range(host.ndim)
+    everywhere: Any = (..., *[slice(None) for _ in all_axes])
+    every_other: Any = (..., *[slice(None, None, 2) for _ in all_axes])
+    backwards: Any = (..., *[slice(None, None, -1) for _ in all_axes])
+    if layout == "strided":
+        around = np.full([2 * n for n in host.shape], np.nan if host.dtype.kind == "f" else 99)
+        around = around.astype(host.dtype)
+        around[every_other] = host
+        return be.asarray(around)[every_other]
+    if layout == "reversed":
+        return be.asarray(np.array(host[backwards], order="C"))[backwards]
+    if layout == "permuted" and host.ndim > 1:
+        order = (0, *range(2, host.ndim), 1) if host.ndim > 2 else (1, 0)
+        stored = be.asarray(np.array(host.transpose(order), order="C"))
+        return be.xp.permute_dims(stored, tuple(int(i) for i in np.argsort(order)))
+    placed = be.asarray(host)[everywhere]
+    if layout == "read_only":
+        memory = placed if isinstance(placed, np.ndarray) else getattr(placed, "_host", None)
+        if memory is not None:
+            memory.flags.writeable = False
+    return placed
+
+
+def same(actual: Values, expected: Values, dtype: str, what: str = "") -> None:
+    """Equal within rounding, measured against the largest of the expected values."""
+    expected = np.asarray(expected)
+    finite = np.abs(expected[np.isfinite(expected)])
+    scale = max(1.0, float(finite.max(initial=0.0)))
+    np.testing.assert_allclose(actual, expected, 0, TOLERANCE[dtype] * scale, err_msg=what)
+
+
+def assert_array(be: backend.Backend, result: Any, shape: tuple[int, ...], dtype: str) -> None:
+    """An array of the backend, not a scalar of the namespace, of that shape and dtype."""
+    assert be.owns(result), f"expected an array of {be}, got {type(result)}"
+    assert tuple(result.shape) == shape
+    assert result.dtype == be.dtype(dtype)
+
+
+def check_op(
+    be: backend.Backend,
+    op: Op,
+    inputs: Sequence[Values | None],
+    expected: Values,
+    gy: Values,
+    gradients: Sequence[Values | None],
+    layouts: Sequence[str] = LAYOUTS,
+    dtypes: Sequence[str] = DTYPES,
+    **params: Any,
+) -> None:
+    """Run the op and its vjp: values, gradients, shapes, dtypes; nothing given may change."""
+    for dtype in dtypes:
+        for layout in layouts:
+            label = f"{dtype}, {layout}"
+            placed = [None if x is None else place(be, x, dtype, layout) for x in inputs]
+            y, vjp, *_ = op(*placed, **params)
+            assert_array(be, y, expected.shape, dtype)
+            y_host = np.array(be.to_numpy(y))
+            same(y_host, expected, dtype, f"y ({label})")
+            placed_gy = place(be, gy, dtype, layout)
+            returned = vjp(placed_gy)
+            assert isinstance(returned, tuple)
+            assert len(returned) == len(gradients)
+            for place_, (gradient, wanted) in enumerate(zip(returned, gradients, strict=True)):
+                if wanted is None:
+                    assert gradient is None, f"gradient {place_} ({label})"
+                    continue
+                assert_array(be, gradient, wanted.shape, dtype)
+                same(be.to_numpy(gradient), wanted, dtype, f"gradient {place_} ({label})")
+            np.testing.assert_array_equal(be.to_numpy(y), y_host, "the output changed afterwards")
+            for given, before in zip([*placed, placed_gy], [*inputs, gy], strict=True):
+                if before is not None:
+                    kept = np.asarray(before, dtype)
+                    np.testing.assert_array_equal(be.to_numpy(given), kept, "an input changed")
+
+
+def check_needs(
+    be: backend.Backend, op: Op, inputs: Sequence[Values], gy: Values, **params: Any
+) -> None:
+    """For every choice of `needs`: the gradients not asked for are None, the others unchanged."""
+    placed = [place(be, x) for x in inputs]
+    reference = op(*placed, **params)[1](place(be, gy))
+    for choice in np.ndindex(*[2] * len(inputs)):
+        needs = tuple(bool(n) for n in choice)
+        gradients = op(*placed, needs=needs, **params)[1](place(be, gy))
+        for needed, gradient, full in zip(needs, gradients, reference, strict=True):
+            if needed:
+                same(be.to_numpy(gradient), be.to_numpy(full), "float64", f"needs={needs}")
+            else:
+                assert gradient is None, f"needs={needs}"

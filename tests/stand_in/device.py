@@ -1,0 +1,128 @@
+"""The little of `cupy.cuda` that a program without kernels of its own touches."""
+
+from __future__ import annotations
+
+import types
+from typing import Any, Self
+
+
+class Device:
+    """The only device there is."""
+
+    def __init__(self, device: int = 0) -> None:
+        if device != 0:
+            raise RuntimeError("cudaErrorInvalidDevice: invalid device ordinal")
+        self.id = device
+        self.compute_capability = "90"
+        self.mem_info = (1 << 33, 1 << 34)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        return None
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Device) and other.id == self.id
+
+    def __hash__(self) -> int:
+        return self.id
+
+    def __int__(self) -> int:
+        return self.id
+
+    def __repr__(self) -> str:
+        return f"<CUDA Device {self.id}>"
+
+    def use(self) -> Self:
+        return self
+
+    def synchronize(self) -> None:
+        return None
+
+
+class Stream:
+    """Work is done by the time a call returns, so there is nothing to wait for."""
+
+    null: Stream
+    ptr = 0
+
+    def __init__(self, null: bool = False, non_blocking: bool = False) -> None:
+        self.done = True
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        return None
+
+    def use(self) -> Self:
+        return self
+
+    def synchronize(self) -> None:
+        return None
+
+
+Stream.null = Stream(null=True)
+
+
+class Event:
+    def __init__(self, **kwargs: bool) -> None:
+        self.done = True
+
+    def record(self, stream: Stream | None = None) -> None:
+        return None
+
+    def synchronize(self) -> None:
+        return None
+
+
+class MemoryPool:
+    """Keeps no blocks, so it holds no bytes."""
+
+    def used_bytes(self) -> int:
+        return 0
+
+    def free_bytes(self) -> int:
+        return 0
+
+    def total_bytes(self) -> int:
+        return 0
+
+    def free_all_blocks(self) -> None:
+        return None
+
+
+class OutOfMemoryError(MemoryError):
+    pass
+
+
+class CUDARuntimeError(RuntimeError):
+    status = 0
+
+
+pool = MemoryPool()
+
+_runtime = types.SimpleNamespace(
+    CUDARuntimeError=CUDARuntimeError,
+    getDevice=lambda: 0,
+    getDeviceCount=lambda: 1,
+    getDeviceProperties=lambda device: {"name": b"stand-in", "totalGlobalMem": 1 << 34},
+    deviceSynchronize=lambda: None,
+    driverGetVersion=lambda: 13000,
+    runtimeGetVersion=lambda: 13000,
+    is_hip=False,
+)
+
+cuda: Any = types.SimpleNamespace(
+    Device=Device,
+    Event=Event,
+    Stream=Stream,
+    MemoryPool=MemoryPool,
+    OutOfMemoryError=OutOfMemoryError,
+    memory=types.SimpleNamespace(OutOfMemoryError=OutOfMemoryError),
+    runtime=_runtime,
+    get_current_stream=lambda: Stream.null,
+    get_elapsed_time=lambda start, end: 0.0,
+    is_available=lambda: True,
+)

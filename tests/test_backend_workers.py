@@ -1,0 +1,239 @@
+"""The worker pool, the BLAS limit it holds, and the memory arena."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from dualcnn import backend, ops
+from dualcnn.backend import blas
+from dualcnn.backend.arena import SMALLEST, Arena
+from dualcnn.backend.workers import WorkerPool, default_size
+
+be = backend.get("numpy")
+
+
+@pytest.fixture
+def threads():
+    """Sets the size of the NumPy backend's pool, and puts it back."""
+    before = backend.pool.size
+    yield backend.pool.resize
+    backend.pool.resize(before)
+
+
+def test_every_part_runs_once_for_any_size():
+    for size in (1, 2, 5):
+        seen = []
+        WorkerPool(size).run(seen.append, 37)
+        assert sorted(seen) == list(range(37))
+
+
+def test_parts_run_on_several_threads_and_the_caller_works_too():
+    pool, names = WorkerPool(3), set()
+    gate = threading.Barrier(3, timeout=10)
+
+    def body(part):
+        names.add(threading.current_thread().name)
+        gate.wait()
+
+    pool.run(body, 3)
+    assert len(names) == 3
+    assert threading.current_thread().name in names
+
+
+def test_an_error_in_a_part_reaches_the_caller_after_the_others_ended():
+    pool, ended = WorkerPool(2), []
+
+    def body(part):
+        if part == 0:
+            raise KeyError("part 0")
+        time.sleep(0.01)
+        ended.append(part)
+
+    with pytest.raises(KeyError, match="part 0"):
+        pool.run(body, 2)
+    before = len(ended)
+    time.sleep(0.05)
+    assert len(ended) == before
+    pool.run(ended.append, 4)
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_a_job_inside_a_part_runs_inline(size):
+    pool, places = WorkerPool(size), []
+
+    def inner(part):
+        places.append((threading.get_ident(), pool.inside))
+
+    def outer(part):
+        here = threading.get_ident()
+        before = len(places)
+        pool.run(inner, 3)
+        assert (here, True) in places[before:]
+
+    pool.run(outer, 4)
+    assert len(places) == 12
+    assert not pool.inside
+
+
+def test_callers_on_several_threads_share_the_pool_without_deadlock():
+    pool, sums = WorkerPool(2), []
+
+    def work():
+        done = []
+        for _ in range(50):
+            pool.run(done.append, 5)
+        sums.append(len(done))
+
+    callers = [threading.Thread(target=work) for _ in range(4)]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join(timeout=30)
+    assert sums == [250] * 4
+
+
+def test_blas_is_held_at_one_thread_only_while_parts_run():
+    from threadpoolctl import threadpool_limits
+
+    with threadpool_limits(2, user_api="blas"):
+        before = blas.thread_counts()
+        assert before
+        assert set(before) == {2}
+        during = []
+        WorkerPool(2).run(lambda part: during.append(blas.thread_counts()), 4)
+        assert during == [[1] * len(before)] * 4
+        assert blas.thread_counts() == before
+
+
+def test_the_users_blas_setting_is_unchanged_after_training_steps_and_errors():
+    from threadpoolctl import threadpool_limits
+
+    x = np.ones((64, 8, 32, 32), np.float32)
+    w = np.ones((8, 8, 3, 3), np.float32)
+    for setting in (1, 2):
+        with threadpool_limits(setting, user_api="blas"):
+            before = blas.thread_counts()
+            y, vjp = ops.conv2d(x, w)
+            vjp(y)
+            with pytest.raises(ZeroDivisionError):
+                backend.pool.run(lambda part: 1 // part, 4)
+            assert blas.thread_counts() == before
+
+
+def test_one_thread_leaves_blas_alone(monkeypatch):
+    def never():
+        raise AssertionError("BLAS was touched")
+
+    monkeypatch.setattr(blas, "single_threaded", never)
+    WorkerPool(1).run(lambda part: None, 4)
+
+
+def test_results_are_bitwise_the_same_for_any_number_of_threads(threads):
+    from threadpoolctl import threadpool_limits
+
+    rng = np.random.default_rng(3)
+    x = rng.standard_normal((48, 16, 20, 20), dtype=np.float32)
+    w = rng.standard_normal((24, 16, 3, 3), dtype=np.float32)
+    scale = rng.standard_normal(24, dtype=np.float32)
+    dense = rng.standard_normal((640, 24 * 9 * 9), dtype=np.float32)
+
+    def everything():
+        y, back = ops.conv2d(x, w, scale, padding=1)
+        n, back_n, (mean, var) = ops.batch_norm(y, scale, scale, training=True)
+        p, back_p = ops.max_pool2d(n, kernel_size=3, stride=2)
+        d, _ = ops.dropout(p, p=0.3, stream=(1, 2))
+        gn, gs, gb = back_n(back_p(d)[0])
+        flat, _ = ops.flatten(d, start_dim=1)
+        z, back_z = ops.linear(flat, dense)
+        return [y, n, mean, var, p, d, gn, gs, gb, *back(gn), z, *back_z(z)[:2]]
+
+    threads(1)
+    with threadpool_limits(1, user_api="blas"):
+        expected = everything()
+    for size in (2, 3, 7):
+        threads(size)
+        for a, b in zip(expected, everything(), strict=True):
+            assert np.array_equal(a.view(np.uint32), b.view(np.uint32))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_a_forked_child_rebuilds_the_pool():
+    script = """
+import os, signal, sys, warnings
+import numpy as np
+from dualcnn import backend, ops
+warnings.simplefilter("ignore", DeprecationWarning)
+backend.pool.resize(2)
+x = np.ones((64, 8, 32, 32), np.float32)
+w = np.ones((8, 8, 3, 3), np.float32)
+expected, _ = ops.conv2d(x, w)
+child = os.fork()
+if child == 0:
+    signal.alarm(30)
+    y, vjp = ops.conv2d(x, w)
+    vjp(y)
+    os._exit(0 if np.array_equal(y, expected) else 1)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    assert subprocess.run([sys.executable, "-c", script], timeout=60).returncode == 0
+
+
+def test_the_default_size_follows_the_environment_and_the_affinity(monkeypatch):
+    monkeypatch.setenv("DUALCNN_THREADS", "3")
+    assert default_size() == 3
+    monkeypatch.setenv("DUALCNN_THREADS", "none")
+    with pytest.raises(ValueError, match="DUALCNN_THREADS is 'none'; expected a whole number"):
+        default_size()
+    monkeypatch.delenv("DUALCNN_THREADS")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 4, 5}, raising=False)
+    assert default_size() == 3
+    with pytest.raises(ValueError, match="at least 1 thread, got 0"):
+        WorkerPool(2).resize(0)
+
+
+def test_the_arena_never_reuses_what_somebody_holds():
+    arena, shape = Arena(), (SMALLEST,)
+    first = arena.empty(shape, np.float32)
+    first[...] = 7
+    part = first.reshape(2, -1)[1, 5:9]
+    del first
+    second = arena.empty(shape, np.float32)
+    second[...] = 1
+    assert (part == 7).all()
+    assert arena.memory() == {"arena": 8 * SMALLEST, "arena_free": 0}
+
+
+def test_the_arena_reuses_what_nobody_holds_and_aligns_it():
+    arena, shape = Arena(), (SMALLEST,)
+    first = arena.empty(shape, np.float32)
+    place = first.ctypes.data
+    assert place % 64 == 0
+    del first
+    assert arena.memory()["arena_free"] == 4 * SMALLEST
+    assert arena.empty((SMALLEST // 4, 4), np.float32).ctypes.data == place
+    arena.clear()
+    assert arena.memory() == {"arena": 0, "arena_free": 0}
+
+
+def test_the_arena_gives_free_memory_back_beyond_its_limit(monkeypatch):
+    monkeypatch.setattr("dualcnn.backend.arena.IDLE_LIMIT", 8 * SMALLEST)
+    arena = Arena()
+    for i in range(6):
+        arena.empty((SMALLEST + i,), np.float32)
+    assert arena.memory()["arena"] <= 13 * SMALLEST + 100
+
+
+def test_a_result_survives_later_steps():
+    x = np.ones((64, 8, 32, 32), np.float32)
+    kept, _ = ops.relu(x)
+    copy = kept.copy()
+    for factor in (2, 3):
+        ops.relu(x * factor)
+    assert np.array_equal(kept, copy)
