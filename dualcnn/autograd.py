@@ -15,8 +15,9 @@ from functools import cache
 from numbers import Number
 from typing import Any, NoReturn
 
-from . import backend, ops
+from . import backend
 from .backend import Array, Backend
+from .operators import Operators
 
 __all__ = ["Tensor", "apply", "is_grad_enabled", "no_grad"]
 
@@ -85,7 +86,7 @@ def _freed(gy: Array) -> NoReturn:
     )
 
 
-class Tensor:
+class Tensor(Operators):
     """An array that can be differentiated with respect to.
 
     `data` is an array of any backend, or a list or number (floats become float32 on the current
@@ -104,6 +105,9 @@ class Tensor:
         self.requires_grad = False
         if requires_grad:
             self.requires_grad_()
+
+    def _apply(self, op: Callable[..., Any], *inputs: Any, **params: Any) -> Any:
+        return apply(op, *inputs, **params)
 
     # What it is.
 
@@ -146,11 +150,6 @@ class Tensor:
         return self._data.dtype
 
     @property
-    def ndim(self) -> int:
-        """The number of axes."""
-        return int(self._data.ndim)
-
-    @property
     def is_leaf(self) -> bool:
         """Whether it came from the user rather than from a recorded operation."""
         return self._vjp is None
@@ -162,11 +161,6 @@ class Tensor:
     def numel(self) -> int:
         """The number of elements."""
         return math.prod(self.shape)
-
-    def __len__(self) -> int:
-        if not self.ndim:
-            raise TypeError("a 0-d Tensor has no length")
-        return self.shape[0]
 
     def __repr__(self) -> str:
         note = ", requires_grad=True" if self.requires_grad else ""
@@ -301,99 +295,10 @@ class Tensor:
         result: Tensor = apply(_cast, self, dtype=dtype)
         return result
 
-    # Shapes and sums; PyTorch's names.
-
-    def reshape(self, *shape: Any) -> Tensor:
-        """The elements in another shape, in row order; one size may be -1."""
-        result: Tensor = apply(ops.reshape, self, shape=_sizes(shape))
-        return result
-
-    view = reshape
-
-    def view_as(self, other: Tensor) -> Tensor:
-        """The elements in the shape of `other`."""
-        return self.reshape(*other.shape)
-
-    def flatten(self, start_dim: int = 0, end_dim: int = -1) -> Tensor:
-        """The axes from `start_dim` to `end_dim` as one."""
-        result: Tensor = apply(ops.flatten, self, start_dim=start_dim, end_dim=end_dim)
-        return result
-
-    def permute(self, *dims: Any) -> Tensor:
-        """The axes in another order."""
-        result: Tensor = apply(ops.permute, self, dims=_sizes(dims))
-        return result
-
-    def transpose(self, dim0: int, dim1: int) -> Tensor:
-        """Two axes exchanged."""
-        result: Tensor = apply(ops.transpose, self, dim0=dim0, dim1=dim1)
-        return result
-
-    @property
-    def T(self) -> Tensor:
-        """The transpose of a matrix."""
-        return self.permute(*reversed(range(self.ndim)))
-
-    def sum(self, dim: Any = None, keepdim: bool = False) -> Tensor:
-        """The sum of all elements, or along `dim`."""
-        result: Tensor = apply(ops.sum, self, dim=dim, keepdim=keepdim)
-        return result
-
-    def mean(self, dim: Any = None, keepdim: bool = False) -> Tensor:
-        """The mean of all elements, or along `dim`."""
-        result: Tensor = apply(ops.mean, self, dim=dim, keepdim=keepdim)
-        return result
-
     def argmax(self, dim: int | None = None, keepdim: bool = False) -> Tensor:
         """The place of the largest element, of all or along `dim`; no gradient."""
         be = self.backend
         return Tensor(be.scalar(be.xp.argmax(self._data, axis=dim, keepdims=keepdim)))
-
-    def __getitem__(self, index: Any) -> Tensor:
-        result: Tensor = apply(ops.getitem, self, index=index)
-        return result
-
-    def __iter__(self) -> Iterator[Tensor]:
-        return (self[i] for i in range(len(self)))
-
-    # Arithmetic.
-
-    def __add__(self, other: Any) -> Tensor:
-        return _infix(ops.add, self, other)
-
-    def __radd__(self, other: Any) -> Tensor:
-        return _infix(ops.add, other, self)
-
-    def __sub__(self, other: Any) -> Tensor:
-        return _infix(ops.sub, self, other)
-
-    def __rsub__(self, other: Any) -> Tensor:
-        return _infix(ops.sub, other, self)
-
-    def __mul__(self, other: Any) -> Tensor:
-        return _infix(ops.mul, self, other)
-
-    def __rmul__(self, other: Any) -> Tensor:
-        return _infix(ops.mul, other, self)
-
-    def __truediv__(self, other: Any) -> Tensor:
-        return _infix(ops.div, self, other)
-
-    def __rtruediv__(self, other: Any) -> Tensor:
-        return _infix(ops.div, other, self)
-
-    def __matmul__(self, other: Any) -> Tensor:
-        return _infix(ops.matmul, self, other)
-
-    def __rmatmul__(self, other: Any) -> Tensor:
-        return _infix(ops.matmul, other, self)
-
-    def __neg__(self) -> Tensor:
-        return _infix(ops.mul, self, -1)
-
-    def __pow__(self, exponent: float) -> Tensor:
-        result: Tensor = apply(ops.pow, self, exponent=exponent)
-        return result
 
     # Comparisons: Tensors of bool, without gradients.
 
@@ -420,18 +325,6 @@ class Tensor:
         return Tensor(self._data >= _plain(other))
 
     __hash__ = object.__hash__
-
-
-def _infix(op: Callable[..., Any], a: Any, b: Any) -> Tensor:
-    result: Tensor = apply(op, a, b)
-    return result
-
-
-def _sizes(sizes: tuple[Any, ...]) -> tuple[int, ...]:
-    """Sizes given one by one or as one tuple."""
-    if len(sizes) == 1 and not isinstance(sizes[0], int):
-        return tuple(sizes[0])
-    return sizes
 
 
 def _as_array(data: Any) -> Array:

@@ -1,0 +1,124 @@
+"""The methods and infix operators that Tensors share with PyTorch's, each one operation."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from typing import Any, Self
+
+from . import ops
+
+__all__ = ["Operators"]
+
+
+class Operators(ABC):
+    """Arithmetic, shapes and sums for a class that can apply an operation to itself."""
+
+    @abstractmethod
+    def _apply(self, op: Callable[..., Any], *inputs: Any, **params: Any) -> Self:
+        """Run an operation and record it."""
+
+    @property
+    @abstractmethod
+    def shape(self) -> tuple[int, ...]:
+        """The sizes of all axes."""
+
+    @property
+    def ndim(self) -> int:
+        """The number of axes."""
+        return len(self.shape)
+
+    # Shapes.
+
+    def reshape(self, *shape: Any) -> Self:
+        """The elements in another shape, in row order; one size may be -1."""
+        return self._apply(ops.reshape, self, shape=_sizes(shape))
+
+    view = reshape
+
+    def view_as(self, other: Operators) -> Self:
+        """The elements in the shape of `other`."""
+        return self.reshape(*other.shape)
+
+    def flatten(self, start_dim: int = 0, end_dim: int = -1) -> Self:
+        """The axes from `start_dim` to `end_dim` as one."""
+        return self._apply(ops.flatten, self, start_dim=start_dim, end_dim=end_dim)
+
+    def permute(self, *dims: Any) -> Self:
+        """The axes in another order."""
+        return self._apply(ops.permute, self, dims=_sizes(dims))
+
+    def transpose(self, dim0: int, dim1: int) -> Self:
+        """Two axes exchanged."""
+        return self._apply(ops.transpose, self, dim0=dim0, dim1=dim1)
+
+    @property
+    def T(self) -> Self:
+        """The transpose of a matrix."""
+        return self.permute(*reversed(range(self.ndim)))
+
+    def __getitem__(self, index: Any) -> Self:
+        return self._apply(ops.getitem, self, index=index)
+
+    def __len__(self) -> int:
+        if not self.shape:
+            raise TypeError("a 0-d Tensor has no length")
+        return self.shape[0]
+
+    def __iter__(self) -> Iterator[Self]:
+        return (self[i] for i in range(len(self)))
+
+    # Sums.
+
+    def sum(self, dim: Any = None, keepdim: bool = False) -> Self:
+        """The sum of all elements, or along `dim`."""
+        return self._apply(ops.sum, self, dim=dim, keepdim=keepdim)
+
+    def mean(self, dim: Any = None, keepdim: bool = False) -> Self:
+        """The mean of all elements, or along `dim`."""
+        return self._apply(ops.mean, self, dim=dim, keepdim=keepdim)
+
+    # Arithmetic.
+
+    def __add__(self, other: Any) -> Self:
+        return self._apply(ops.add, self, other)
+
+    def __radd__(self, other: Any) -> Self:
+        return self._apply(ops.add, other, self)
+
+    def __sub__(self, other: Any) -> Self:
+        return self._apply(ops.sub, self, other)
+
+    def __rsub__(self, other: Any) -> Self:
+        return self._apply(ops.sub, other, self)
+
+    def __mul__(self, other: Any) -> Self:
+        return self._apply(ops.mul, self, other)
+
+    def __rmul__(self, other: Any) -> Self:
+        return self._apply(ops.mul, other, self)
+
+    def __truediv__(self, other: Any) -> Self:
+        return self._apply(ops.div, self, other)
+
+    def __rtruediv__(self, other: Any) -> Self:
+        return self._apply(ops.div, other, self)
+
+    def __matmul__(self, other: Any) -> Self:
+        return self._apply(ops.matmul, self, other)
+
+    def __rmatmul__(self, other: Any) -> Self:
+        return self._apply(ops.matmul, other, self)
+
+    def __neg__(self) -> Self:
+        return self._apply(ops.mul, self, -1)
+
+    def __pow__(self, exponent: float) -> Self:
+        return self._apply(ops.pow, self, exponent=exponent)
+
+
+def _sizes(sizes: tuple[Any, ...]) -> tuple[int, ...]:
+    """Sizes given one by one or as one tuple."""
+    if len(sizes) == 1 and not isinstance(sizes[0], int):
+        return tuple(sizes[0])
+    return sizes
