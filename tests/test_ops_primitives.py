@@ -283,3 +283,13 @@ def test_reduce_blocks_adds_every_part_once(be: Backend, n: int, bytes_each: int
     sums, squares = be.reduce_blocks(n, bytes_each, [(3,), (3,)], float64, body)
     same(be.to_numpy(sums), values.sum(0), "float64")
     same(be.to_numpy(squares), (values**2).sum(0), "float64")
+
+
+@pytest.mark.parametrize("shape", [(), (140_000,), (2, 1), (2, 140_000)])
+def test_assign_broadcasts_what_is_large(be: Backend, shape: tuple[int, ...]) -> None:
+    out = be.empty((2, 140_000), be.dtype("float64"))
+    value = np.arange(math.prod(shape), dtype=float).reshape(shape)
+    assert be.assign(out, place(be, value)) is out
+    np.testing.assert_array_equal(be.to_numpy(out), np.broadcast_to(value, (2, 140_000)))
+    be.assign(out, 3.0)
+    np.testing.assert_array_equal(be.to_numpy(out), np.full((2, 140_000), 3.0))

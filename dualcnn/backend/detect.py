@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import warnings
 from dataclasses import dataclass
 from functools import cache
@@ -102,6 +101,8 @@ def _device_names(cp: Any, devices: int) -> str:
 
 
 def _warn_of_two_packages() -> None:
+    import importlib.metadata
+
     found = sorted(
         {
             name
