@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import stand_in
+from conftest import make_backend
 from optim_check import (
     SHAPES,
     adadelta,
@@ -22,7 +23,7 @@ from optim_check import (
     values,
 )
 
-from dualcnn import optim
+from dualcnn import backend, optim
 from dualcnn.backend import Backend
 
 CASES: dict[str, tuple[Any, Callable[..., float], dict[str, Any]]] = {
@@ -147,8 +148,6 @@ def test_updates_agree_with_pytorch(be: Backend, case: str) -> None:
 def test_defaults_are_pytorchs(name: str) -> None:
     torch = pytest.importorskip("torch")
     (theirs,) = getattr(torch.optim, name)([torch.zeros(1)]).param_groups
-    from dualcnn import backend
-
     (ours,) = getattr(optim, name)(make(backend.get("cpu"), [np.zeros(1)])).param_groups
     assert {k: v for k, v in ours.items() if k != "params"} == {
         k: theirs[k] for k in ours if k != "params"
@@ -167,13 +166,8 @@ def test_no_eps_and_no_gradient_divide_nothing(be: Backend, cls: Any) -> None:
 
 
 @pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("backend_name", ["cupy-stand-in"])
-def test_a_step_is_one_launch(request: pytest.FixtureRequest, case: str, backend_name: str) -> None:
-    from conftest import make_backend
-
-    from dualcnn import backend
-
-    be = make_backend(backend_name)
+def test_a_step_is_one_launch(case: str) -> None:
+    be = make_backend("cupy-stand-in")
     cls, _, options = CASES[case]
     with backend.use(be):
         params = make(be, values(6, SHAPES * 5), "float32")
@@ -208,8 +202,6 @@ OUT_OF_RANGE: list[tuple[Any, dict[str, Any], str]] = [
 
 @pytest.mark.parametrize(("cls", "options", "message"), OUT_OF_RANGE)
 def test_options_out_of_range(cls: Any, options: dict[str, Any], message: str) -> None:
-    from dualcnn import backend
-
     params = make(backend.get("cpu"), [np.ones(3)])
     with pytest.raises(ValueError, match=message):
         cls(params, **options)

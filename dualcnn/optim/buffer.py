@@ -1,0 +1,241 @@
+"""Flat buffers: the parameters of a group in one array, and their gradients in another.
+
+A step is then one elementwise expression over one array, whatever the depth of the network. Every
+parameter's `.data` is a view of the buffer, and its gradient arrives in a view of the other.
+Parameters with three axes or more lie channels-last in it, as convolutions read them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
+from typing import Any
+from weakref import WeakValueDictionary
+
+from .. import backend
+from ..autograd import Tensor
+from ..backend import Array, Backend
+
+__all__ = ["FlatBuffer", "GroupBuffers", "Run", "gradient_arrays"]
+
+ALIGNMENT = 64
+"""Bytes: each parameter starts on a cache line."""
+
+
+class FlatBuffer:
+    """The parameters of one dtype on one backend.
+
+    `data` and `grad` are 1-d; `slots` and `grad_slots` are their views by parameter, in its shape.
+    `moments` are an optimizer's further arrays of that length, made when first asked for, and
+    `counts` says how many updates went into each parameter's. The gaps that the alignment leaves
+    between parameters hold zeros.
+    """
+
+    def __init__(self, be: Backend, params: Sequence[Tensor]) -> None:
+        self.backend = be
+        self.params = params
+        self.numbers = {id(param): i for i, param in enumerate(params)}
+        self.dtype = params[0].dtype
+        step = max(1, ALIGNMENT // be.itemsize(self.dtype))
+        self._bounds: list[tuple[int, int]] = []
+        size = 0
+        for param in params:
+            self._bounds.append((size, size + param.numel()))
+            size += -(-param.numel() // step) * step
+        self.size = size
+        self.data = be.zeros((size,), self.dtype)
+        self.grad = be.zeros((size,), self.dtype)
+        self.moments: dict[str, Array] = {}
+        self.counts = [0] * len(params)
+        self.slots = [self.view(self.data, i) for i in range(len(params))]
+        self.grad_slots = [self.view(self.grad, i) for i in range(len(params))]
+        for i in range(len(params)):
+            self._take_in(i)
+
+    def _take_in(self, i: int) -> None:
+        param, slot = self.params[i], self.slots[i]
+        self.backend.assign(slot, param._data)
+        param._data = param.data_slot = slot
+        param.grad_slot = self.grad_slots[i]
+        if param.grad is not None:
+            self._take_gradient(i)
+        _homes[id(param)] = self
+
+    def view(self, flat: Array, i: int) -> Array:
+        """The part of `flat` that belongs to parameter `i`, in its shape."""
+        start, stop = self._bounds[i]
+        part, shape = flat[start:stop], self.params[i].shape
+        if len(shape) < 3:
+            return self.backend.reshape(part, shape)
+        last = self.backend.reshape(part, (shape[0], *shape[2:], shape[1]))
+        return self.backend.xp.permute_dims(last, (0, len(shape) - 1, *range(1, len(shape) - 1)))
+
+    def moment(self, name: str) -> Array:
+        """The array of that name, as long as `data`; zeros at first."""
+        flat = self.moments.get(name)
+        if flat is None:
+            flat = self.moments[name] = self.backend.zeros((self.size,), self.dtype)
+        return flat
+
+    def copy_state(self, i: int, other: FlatBuffer, j: int) -> None:
+        """Take the moments and the count of parameter `i` from parameter `j` of `other`."""
+        self.counts[i] = other.counts[j]
+        for name, flat in other.moments.items():
+            self.write(name, i, other.view(flat, j))
+
+    def write(self, name: str, i: int, value: Array) -> None:
+        """Set what the moment of that name holds for parameter `i`, from an array of any kind."""
+        value = backend.asarray(value, self.dtype, backend=self.backend)
+        self.backend.assign(self.view(self.moment(name), i), value)
+
+    # Gradients.
+
+    def _take_gradient(self, i: int) -> None:
+        param, slot = self.params[i], self.grad_slots[i]
+        grad = backend.asarray(param.grad, self.dtype, backend=self.backend)
+        if tuple(grad.shape) != param.shape:
+            raise ValueError(
+                f"expected a .grad of shape {param.shape}, that of its parameter, got "
+                f"{tuple(grad.shape)}"
+            )
+        param.grad = self.backend.assign(slot, grad)
+
+    def receives(self, param: Tensor) -> bool:
+        """Whether gradients of `param` arrive here: it may have moved since."""
+        i = self.numbers.get(id(param))
+        return i is not None and param.grad_slot is self.grad_slots[i]
+
+    def gather(self, members: Iterable[int]) -> bool:
+        """Copy gradients assigned by hand into the buffer; True if no member lacks a gradient."""
+        complete = True
+        for i in members:
+            grad = self.params[i].grad
+            if grad is None:
+                complete = False
+            elif grad is not self.grad_slots[i]:
+                self._take_gradient(i)
+        return complete
+
+    def runs(self) -> Iterator[Run]:
+        """The longest stretches of parameters that have a gradient, all with the same count.
+
+        One stretch, the whole buffer, when all parameters take part alike.
+        """
+        counts = self.counts
+        if self.gather(range(len(counts))) and counts.count(counts[0]) == len(counts):
+            yield Run(self, 0, len(counts))
+            return
+        # A list, as the counts change while the caller works on the runs.
+        keys = [None if p.grad is None else n for p, n in zip(self.params, counts, strict=True)]
+        for key, first, last in _stretches(keys):
+            if key is not None:
+                yield Run(self, first, last)
+
+    def part(self, flat: Array, first: int, last: int) -> Array:
+        """The part of `flat` from parameter `first` up to, not including, parameter `last`."""
+        if last - first == len(self.params):
+            return flat
+        return flat[self._bounds[first][0] : self._bounds[last - 1][1]]
+
+
+class Run:
+    """Neighbouring parameters of a buffer that are updated in one go."""
+
+    __slots__ = ("_buffer", "_first", "_last", "backend")
+
+    def __init__(self, buffer: FlatBuffer, first: int, last: int) -> None:
+        self.backend = buffer.backend
+        self._buffer = buffer
+        self._first = first
+        self._last = last
+
+    @property
+    def data(self) -> Array:
+        """The parameters, 1-d; written to by an update."""
+        return self._buffer.part(self._buffer.data, self._first, self._last)
+
+    @property
+    def grad(self) -> Array:
+        """Their gradients, 1-d; an update leaves them as they are."""
+        return self._buffer.part(self._buffer.grad, self._first, self._last)
+
+    def moment(self, name: str) -> Array:
+        """The optimizer's array of that name for these parameters, 1-d; zeros at first."""
+        return self._buffer.part(self._buffer.moment(name), self._first, self._last)
+
+    @property
+    def count(self) -> int:
+        """How many updates went into the moments so far."""
+        return self._buffer.counts[self._first]
+
+    @count.setter
+    def count(self, value: int) -> None:
+        self._buffer.counts[self._first : self._last] = [value] * (self._last - self._first)
+
+
+class GroupBuffers:
+    """The flat buffers of one parameter group, one a dtype and backend."""
+
+    def __init__(self, params: Sequence[Tensor]) -> None:
+        kinds: dict[tuple[Backend, str], list[Tensor]] = {}
+        for param in params:
+            kinds.setdefault((param.backend, str(param.dtype)), []).append(param)
+        self.buffers = [FlatBuffer(be, members) for (be, _), members in kinds.items()]
+        places = self._by_id()
+        self.places = [places[id(param)] for param in params]
+        """For each parameter its buffer and its number there."""
+        self._slots = [buffer.slots[i] for buffer, i in self.places]
+
+    def _by_id(self) -> dict[int, tuple[FlatBuffer, int]]:
+        return {key: (buffer, i) for buffer in self.buffers for key, i in buffer.numbers.items()}
+
+    def hold(self, params: Sequence[Tensor]) -> bool:
+        """Whether each parameter still lives where this put it."""
+        if len(params) != len(self._slots):
+            return False
+        return all(
+            param._data is slot and param.data_slot is slot
+            for param, slot in zip(params, self._slots, strict=True)
+        )
+
+    def rebuilt(self, params: Sequence[Tensor]) -> GroupBuffers:
+        """Buffers for where the parameters are now, with the moments and counts of these."""
+        old = self._by_id()
+        new = GroupBuffers(params)
+        for param, (buffer, i) in zip(params, new.places, strict=True):
+            if id(param) in old:
+                buffer.copy_state(i, *old[id(param)])
+        return new
+
+
+_homes: WeakValueDictionary[int, FlatBuffer] = WeakValueDictionary()
+"""The buffer that took a parameter in last, by the parameter's id, which the buffer keeps alive."""
+
+
+def gradient_arrays(params: Sequence[Tensor]) -> list[Array]:
+    """The gradients of `params` in few arrays: stretches of flat buffers, or single gradients of
+    parameters that are in none. Parameters without a gradient have no part in them.
+    """
+    found: list[Array] = []
+    members: dict[FlatBuffer, set[int]] = {}
+    for param in params:
+        buffer = _homes.get(id(param))
+        if param.grad is None:
+            continue
+        if buffer is None or not buffer.receives(param):
+            found.append(param.grad)
+        else:
+            members.setdefault(buffer, set()).add(buffer.numbers[id(param)])
+    for buffer, chosen in members.items():
+        buffer.gather(chosen)
+        for taken, first, last in _stretches([i in chosen for i in range(len(buffer.params))]):
+            if taken:
+                found.append(buffer.part(buffer.grad, first, last))
+    return found
+
+
+def _stretches(keys: Sequence[Any]) -> Iterator[tuple[Any, int, int]]:
+    """`(key, first, last)` for each stretch of equal keys, `last` not included."""
+    for key, members in groupby(range(len(keys)), keys.__getitem__):
+        numbers = list(members)
+        yield key, numbers[0], numbers[-1] + 1
