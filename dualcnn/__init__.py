@@ -1,12 +1,22 @@
-"""dualcnn: write a CNN once, train it on NumPy or on CuPy."""
+"""dualcnn: write a CNN once, train it on NumPy or on CuPy.
+
+Everything public is reachable from here: `nn`, `optim`, `functional` and `data` to build and feed a
+network, `train` to fit one, `ops` for the mathematics on plain arrays, `use` to choose a backend.
+"""
 
 from __future__ import annotations
 
-from . import autograd, backend, data, functional, ops, random
+from typing import TYPE_CHECKING, Any
+
+from . import autograd, backend, functional, nn, ops, optim, random
 from .autograd import Tensor, apply, is_grad_enabled, no_grad
 from .backend import asarray, available, to_numpy, use
 from .functional import cat, flatten, log_softmax, matmul, relu, reshape, sigmoid, softmax, tanh
 from .random import manual_seed
+
+if TYPE_CHECKING:
+    from . import data, interop, models, train
+    from .interop.safetensors import load, save
 
 __version__ = "0.1.0"
 
@@ -22,18 +32,42 @@ __all__ = [
     "data",
     "flatten",
     "functional",
+    "interop",
     "is_grad_enabled",
+    "load",
     "log_softmax",
     "manual_seed",
     "matmul",
+    "models",
+    "nn",
     "no_grad",
     "ops",
+    "optim",
     "random",
     "relu",
     "reshape",
+    "save",
     "sigmoid",
     "softmax",
     "tanh",
     "to_numpy",
+    "train",
     "use",
 ]
+
+# Loaded when first asked for, so that `import dualcnn` stays within 0.1 s of `import numpy`.
+_LAZY = ("data", "interop", "models", "train")
+
+
+def __getattr__(name: str) -> Any:
+    import importlib
+
+    if name in _LAZY:
+        return importlib.import_module(f".{name}", __name__)
+    if name in ("load", "save"):
+        return getattr(importlib.import_module(".interop.safetensors", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -109,6 +109,14 @@ class Tensor(Operators):
     def _apply(self, op: Callable[..., Any], *inputs: Any, **params: Any) -> Any:
         return apply(op, *inputs, **params)
 
+    # Copies, by copy.deepcopy and pickle: leaves without gradient, in no flat parameter buffer.
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"data": self._data, "requires_grad": self.is_leaf and self.requires_grad}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        Tensor.__init__(self, state["data"], state["requires_grad"])
+
     # What it is.
 
     @property

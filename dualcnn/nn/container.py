@@ -1,0 +1,64 @@
+"""Layers one after another."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Self, overload
+
+from .module import Module
+
+__all__ = ["Sequential"]
+
+
+class Sequential(Module):
+    """Each layer gets the output of the one before.
+
+    Layers are named "0", "1", …; given as one dict they have its keys. `model[0]` is a layer,
+    `model[:3]` a Sequential of the first three, which shares them: `model[:3](x)` is what the third
+    layer returns.
+
+    >>> model = nn.Sequential(nn.Flatten(), nn.Linear(784, 10))
+    """
+
+    def __init__(self, *layers: Module | Mapping[str, Module]) -> None:
+        super().__init__()
+        if len(layers) == 1 and isinstance(layers[0], Mapping):
+            named = layers[0]
+        else:
+            named = {str(i): layer for i, layer in enumerate(layers)}  # type: ignore[misc]
+        for name, layer in named.items():
+            self.add_module(name, layer)
+
+    def forward(self, x: Any) -> Any:
+        for _, layer in self._own_modules():
+            x = layer(x)
+        return x
+
+    def append(self, module: Module) -> Self:
+        """Add a layer at the end."""
+        self.add_module(str(len(self)), module)
+        return self
+
+    def __len__(self) -> int:
+        return len(self._own_modules())
+
+    def __iter__(self) -> Iterator[Module]:
+        return iter([layer for _, layer in self._own_modules()])
+
+    @overload
+    def __getitem__(self, index: int) -> Module: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequential: ...
+    def __getitem__(self, index: int | slice) -> Module:
+        if isinstance(index, slice):
+            return Sequential(dict(self._own_modules()[index]))
+        return self._at(index)[1]
+
+    def __setitem__(self, index: int, module: Module) -> None:
+        self.add_module(self._at(index)[0], module)
+
+    def _at(self, index: int) -> tuple[str, Module]:
+        layers = self._own_modules()
+        if not -len(layers) <= index < len(layers):
+            raise IndexError(f"layer {index} of a Sequential of {len(layers)}")
+        return layers[index]
