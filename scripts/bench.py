@@ -169,6 +169,8 @@ def busy_seconds() -> tuple[float, float]:
 
 def sample(step: Callable[[], float], steps: int) -> tuple[float, float]:
     """Milliseconds a step, and the cores that other processes took meanwhile."""
+    # The other side's threads may still spin, and its data fills the cache: one step untimed.
+    step()
     machine, own = busy_seconds()
     start = time.perf_counter()
     for _ in range(steps):
