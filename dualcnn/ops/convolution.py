@@ -20,6 +20,11 @@ from .types import Vjp
 
 __all__ = ["conv2d"]
 
+SHORT_RUN = 16
+"""Up to this many neighbours in memory, columns are copied tap by tap. A window of few channels is
+many short runs: 25 taps of 1 channel took NumPy 233 us row by row and 43 tap by tap, 9 taps of 3
+channels 127 and 77, 25 taps of 6 channels 31 and 96."""
+
 
 def conv2d(
     x: Array,
@@ -213,9 +218,20 @@ def _columns(be: Backend, staged: Array, window: Window, groups: int) -> Array:
     if window.is_pointwise and groups == 1:
         return be.xp.reshape(staged, (1, -1, channels))
     view = be.windows(staged, window.kernel, window.stride, window.dilation)
+    if groups == 1 and window.kernel[-1] * channels <= SHORT_RUN:
+        return _columns_by_tap(be, view, window)
     if groups > 1:
         view = be.xp.reshape(view, (*view.shape[:-1], groups, channels // groups))
         view = be.xp.permute_dims(view, (view.ndim - 2, *range(view.ndim - 2), view.ndim - 1))
     cols = be.assign(be.workspace("columns", view.shape, view.dtype), view)
     per_group = math.prod(window.kernel) * channels // groups
     return be.xp.reshape(cols, (groups, -1, per_group))
+
+
+def _columns_by_tap(be: Backend, view: Array, window: Window) -> Array:
+    """The same columns, `(1, M, K * C)`, stored transposed; BLAS reads either order."""
+    n = len(window.kernel)
+    by_tap = be.xp.permute_dims(view, (*range(1 + n, view.ndim), *range(1 + n)))
+    cols = be.assign(be.workspace("columns", by_tap.shape, view.dtype), by_tap)
+    flat = be.xp.reshape(cols, (1, math.prod(by_tap.shape[: n + 1]), -1))
+    return be.xp.permute_dims(flat, (0, 2, 1))
