@@ -74,9 +74,8 @@ def _plain(x: Any) -> Any:
     """The array of a Tensor, and the Python number of a NumPy scalar, which would widen dtypes."""
     if isinstance(x, Tensor):
         return x._data
-    if isinstance(x, Number) and not isinstance(x, (int, float)) and hasattr(x, "item"):
-        return x.item()
-    return x
+    unwrap = getattr(x, "item", None) if isinstance(x, Number) else None
+    return x if unwrap is None else unwrap()
 
 
 def _freed(gy: Array) -> NoReturn:
@@ -130,6 +129,11 @@ class Tensor(Operators):
         if tuple(value.shape) != self.shape:
             raise ValueError(
                 f"expected an array of shape {self.shape} for .data, got {tuple(value.shape)}"
+            )
+        if self.requires_grad and not backend.of(data=value).is_floating(value):
+            raise TypeError(
+                f"expected floating-point numbers for .data, as it requires a gradient, got "
+                f"{value.dtype}"
             )
         if self.data_slot is None:
             self._data = value
@@ -285,6 +289,8 @@ class Tensor(Operators):
             )
         array = self.numpy()
         if dtype is not None and array.dtype != dtype:
+            if copy is False:
+                raise ValueError(f"a {array.dtype} Tensor as {dtype} needs a copy")
             return array.astype(dtype)
         return array.copy() if copy else array
 

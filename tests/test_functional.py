@@ -61,7 +61,14 @@ SIGNATURES: dict[str, dict[str, Any]] = {
     "mean": {"input": REQUIRED, "dim": None, "keepdim": False},
     "sum": {"input": REQUIRED, "dim": None, "keepdim": False},
 }  # fmt: skip
-NOT_HERE = {"inplace", "size_average", "reduce", "return_indices", "divisor_override", "_stacklevel"}
+NOT_HERE = {
+    "inplace",
+    "size_average",
+    "reduce",
+    "return_indices",
+    "divisor_override",
+    "_stacklevel",
+}
 
 
 @pytest.mark.parametrize("name", sorted(functional.__all__))

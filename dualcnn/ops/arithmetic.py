@@ -97,6 +97,8 @@ def div(a: Any, b: Any, *, needs: tuple[bool, ...] = (True, True)) -> tuple[Arra
 def pow(x: Array, *, exponent: float, needs: tuple[bool, ...] = (True,)) -> tuple[Array, Vjp]:
     """`x ** exponent` for a Python number `exponent`, elementwise."""
     be = backend.of(x=x)
+    if hasattr(exponent, "item"):
+        exponent = exponent.item()
 
     def vjp(gy: Array) -> tuple[Array | None, ...]:
         if exponent == 0:

@@ -123,6 +123,8 @@ def sum(
     be = backend.of(x=x)
     axes = _axes(dim, x.ndim)
     kept = tuple(1 if i in axes else n for i, n in enumerate(x.shape))
+    if be.xp.isdtype(x.dtype, "bool"):
+        x = be.xp.astype(x, be.dtype("int64"))
     dtype = x.dtype if be.is_floating(x) else None
     y = be.scalar(be.xp.sum(x, axis=axes, keepdims=keepdim, dtype=dtype))
 
