@@ -17,20 +17,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from . import __version__, backend, data, interop, models, optim, random, train
+from . import __version__, backend, data, interop, models, random, train
 from . import functional as F
 from .backend import Backend
 from .data import ImageDataset
 from .data.download import cache_dir
-from .optim import lr_scheduler
 from .train import Network, Run, RunFolder
+from .train.recipe import LEARNING_RATES, SCHEDULES, make_optimizer, make_scheduler
 
 __all__ = ["main"]
 
 DATA = ("mnist5k", "mnist")
-SCHEDULES = ("none", "step", "cosine", "onecycle")
-LEARNING_RATES = {"sgd": 0.1, "adam": 6e-3, "adamw": 6e-3, "adadelta": 1.0}
-"""What each optimizer takes by default: where a schedule starts or, onecycle, peaks."""
 
 
 class UserError(Exception):
@@ -118,12 +115,18 @@ def _parsers() -> tuple[argparse.ArgumentParser, argparse.ArgumentParser]:
         "--model", choices=models.names(), default="lenet", help="default: %(default)s"
     )
     common(add)
-    add.add_argument("--epochs", type=_count, default=20, metavar="N", help="default: %(default)s")
-    add.add_argument("--batch-size", type=_count, default=204, metavar="N", help="default: 64")
-    add.add_argument("--optimizer", choices=LEARNING_RATES, default="adam", help="default: adam")
+    add.add_argument("--epochs", type=_count, default=15, metavar="N", help="default: %(default)s")
+    add.add_argument(
+        "--batch-size", type=_count, default=64, metavar="N", help="default: %(default)s"
+    )
+    add.add_argument(
+        "--optimizer", choices=LEARNING_RATES, default="adam", help="default: %(default)s"
+    )
     rates = ", ".join(f"{name} {rate:g}" for name, rate in LEARNING_RATES.items())
     add.add_argument("--lr", type=_positive, metavar="X", help=f"learning rate (default: {rates})")
-    add.add_argument("--schedule", choices=SCHEDULES, default="onecycle", help="default: onecycle")
+    add.add_argument(
+        "--schedule", choices=SCHEDULES, default="onecycle", help="default: %(default)s"
+    )
     add.add_argument("--momentum", type=_share, metavar="X", help="of sgd (default: 0.9)")
     add.add_argument("--weight-decay", type=_share, metavar="X", help="default: the optimizer's")
     add.add_argument(
@@ -150,7 +153,7 @@ def _parsers() -> tuple[argparse.ArgumentParser, argparse.ArgumentParser]:
     predict = command("predict", _predict, "Say what images show: PNG, JPEG or .npy files.")
     for each in (evaluate, predict):
         each.add_argument("run", metavar="RUN", help=run_help)
-        each.add_argument("--weights", choices=("best", "last"), default="best")
+        each.add_argument("--weights", choices=("last", "best"), default="last")
         common(each)
     evaluate.add_argument("--data", choices=DATA, help="default: the data of the run")
     evaluate.add_argument("--data-dir", metavar="DIR")
@@ -161,39 +164,26 @@ def _parsers() -> tuple[argparse.ArgumentParser, argparse.ArgumentParser]:
     return parser, add
 
 
-def _count(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number from 1, got {text}")
-    return value
+def _number(kind: Any, expected: str, fits: Callable[[Any], bool]) -> Callable[[str], Any]:
+    """Reads an argument as a number of that kind that `fits`."""
+
+    def read(text: str) -> Any:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = None
+        if value is None or not fits(value):
+            raise argparse.ArgumentTypeError(f"expected {expected}, got {text}")
+        return value
+
+    return read
 
 
-def _pixels(text: str) -> int:
-    value = int(text)
-    if not 0 <= value <= 8:
-        raise argparse.ArgumentTypeError(f"expected a number of pixels from 0 to 8, got {text}")
-    return value
-
-
-def _seed(text: str) -> int:
-    value = int(text)
-    if not 0 <= value < 1 << 64:
-        raise argparse.ArgumentTypeError(f"expected a seed from 0 to 2**64 - 1, got {text}")
-    return value
-
-
-def _positive(text: str) -> float:
-    value = float(text)
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"expected a number above 0, got {text}")
-    return value
-
-
-def _share(text: str) -> float:
-    value = float(text)
-    if not 0 <= value < 1:
-        raise argparse.ArgumentTypeError(f"expected a number from 0 to below 1, got {text}")
-    return value
+_count = _number(int, "a whole number from 1", lambda n: n >= 1)
+_pixels = _number(int, "a number of pixels from 0 to 8", lambda n: 0 <= n <= 8)
+_seed = _number(int, "a seed from 0 to 2**64 - 1", lambda n: 0 <= n < 1 << 64)
+_positive = _number(float, "a number above 0", lambda x: 0 < x < float("inf"))
+_share = _number(float, "a number from 0 to below 1", lambda x: 0 <= x < 1)
 
 
 def _config_arguments(path: str, parser: argparse.ArgumentParser) -> list[str]:
@@ -269,6 +259,7 @@ def _talk() -> Iterator[None]:
 
 
 def _train(options: argparse.Namespace, be: Backend) -> None:
+    _fill_in(options)
     training, test = _load(options.data, options.data_dir)
     held_out = int(len(training) * options.validation)
     kept = len(training) - held_out
@@ -283,8 +274,14 @@ def _train(options: argparse.Namespace, be: Backend) -> None:
     loader = data.DataLoader(
         training, options.batch_size, shuffle=True, seed=options.seed, transform=shift
     )
-    optimizer = _optimizer(options, model)
-    scheduler, each = _scheduler(options, optimizer, len(loader))
+    optimizer = make_optimizer(
+        options.optimizer,
+        model,
+        lr=options.lr,
+        momentum=options.momentum,
+        weight_decay=options.weight_decay,
+    )
+    scheduler, each = make_scheduler(options.schedule, optimizer, options.epochs, len(loader))
     folder = RunFolder(network, _resolved(options, be), options.out)
     parameters = sum(p.numel() for p in model.parameters())
     print(f"{options.model}, {parameters:,} parameters, on {be.device} ({be.name})")
@@ -304,9 +301,7 @@ def _train(options: argparse.Namespace, be: Backend) -> None:
         saved = f"epoch {folder.epoch}" if folder.epoch else "no whole epoch"
         print(f"stopped; {saved} of {options.epochs} is saved in {folder.path}", file=sys.stderr)
         raise
-    best = Run.open(folder.path)
-    result = train.evaluate(best.model, test)
-    print(f"test: {result} (weights of epoch {best.epoch})")
+    print(f"test: {train.evaluate(model, test)}")
     print(f"trained in {sum(done.column('seconds')):.1f} s")
     print(f"run: {folder.path}")
 
@@ -319,41 +314,14 @@ def _load(name: str, folder: str | None) -> tuple[ImageDataset, ImageDataset]:
     return data.mnist5k()
 
 
-def _optimizer(options: argparse.Namespace, model: Any) -> optim.Optimizer:
-    settings: dict[str, Any] = {}
+def _fill_in(options: argparse.Namespace) -> None:
+    """Put the defaults of the optimizer in the place of options that were not given."""
     if options.lr is None:
         options.lr = LEARNING_RATES[options.optimizer]
     if options.optimizer == "sgd":
         options.momentum = 0.9 if options.momentum is None else options.momentum
-        settings["momentum"] = options.momentum
     elif options.momentum is not None:
         raise UserError(f"--momentum is for --optimizer sgd, not {options.optimizer}")
-    if options.weight_decay is not None:
-        settings["weight_decay"] = options.weight_decay
-    kinds: dict[str, Callable[..., optim.Optimizer]] = {
-        "sgd": optim.SGD,
-        "adam": optim.Adam,
-        "adamw": optim.AdamW,
-        "adadelta": optim.Adadelta,
-    }
-    return kinds[options.optimizer](model.parameters(), lr=options.lr, **settings)
-
-
-def _scheduler(
-    options: argparse.Namespace, optimizer: optim.Optimizer, batches: int
-) -> tuple[Any, Any]:
-    """The schedule, and whether it takes its steps after each "epoch" or "batch"."""
-    steps = options.epochs * batches
-    if options.schedule == "step":
-        return lr_scheduler.StepLR(optimizer, step_size=1, gamma=0.7), "epoch"
-    if options.schedule == "cosine":
-        return lr_scheduler.CosineAnnealingLR(optimizer, T_max=steps), "batch"
-    if options.schedule == "onecycle":
-        cycle = options.optimizer != "adadelta"
-        return lr_scheduler.OneCycleLR(
-            optimizer, max_lr=options.lr, total_steps=steps, cycle_momentum=cycle
-        ), "batch"
-    return None, "epoch"
 
 
 def _resolved(options: argparse.Namespace, be: Backend) -> dict[str, Any]:

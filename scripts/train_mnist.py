@@ -49,7 +49,7 @@ def accuracy(model, loader):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--backend", default="cpu", help='"cpu", "cuda", "cuda:1" or "auto"')
-    parser.add_argument("--epochs", type=int, default=6)
+    parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--lr", type=float, default=4e-3, help="the peak of the learning rate")
     parser.add_argument("--seed", type=int, default=0)

@@ -99,6 +99,21 @@ def test_callers_on_several_threads_share_the_pool_without_deadlock():
     assert sums == [250] * 4
 
 
+def test_workers_follow_the_callers_errstate():
+    pool, gate = WorkerPool(2), threading.Barrier(2, timeout=10)
+    seen = []
+
+    def body(part):
+        gate.wait()
+        seen.append(np.geterr()["over"])
+
+    with np.errstate(over="ignore"):
+        pool.run(body, 2)
+    with np.errstate(over="raise"):
+        pool.run(body, 2)
+    assert seen == ["ignore", "ignore", "raise", "raise"]
+
+
 def test_blas_is_held_at_one_thread_only_while_parts_run():
     from threadpoolctl import threadpool_limits
 

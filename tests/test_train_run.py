@@ -131,27 +131,27 @@ def test_a_file_is_no_folder(tmp_path):
 def test_folders_that_are_not_runs(tmp_path):
     with pytest.raises(RunError, match=r"no run folder .*nowhere"):
         Run.open(tmp_path / "nowhere")
-    with pytest.raises(RunError, match=r"holds no best\.safetensors"):
+    with pytest.raises(RunError, match=r"holds no last\.safetensors"):
         Run.open(tmp_path)
 
 
 def test_damaged_weights(tmp_path):
     finished(tmp_path, 0.5)
-    path = tmp_path / "best.safetensors"
+    path = tmp_path / "last.safetensors"
     content = bytearray(path.read_bytes())
     content[-5] ^= 4
     path.write_bytes(content)
-    with pytest.raises(WeightsError, match=r"best\.safetensors.*SHA-256"):
+    with pytest.raises(WeightsError, match=r"last\.safetensors.*SHA-256"):
         Run.open(tmp_path)
     path.write_bytes(content[:-9])
     with pytest.raises(WeightsError, match="cut short"):
         Run.open(tmp_path)
-    assert value(Run.open(tmp_path, "last")) == 1
+    assert value(Run.open(tmp_path, "best")) == 1
 
 
 def test_weights_of_another_network(tmp_path):
     finished(tmp_path, 0.5)
-    path = tmp_path / "best.safetensors"
+    path = tmp_path / "last.safetensors"
     _, notes = interop.read(path)
     interop.save(models.build("lenet").state_dict(), path, notes)
     with pytest.raises(RunError, match="does not fit its network mlp") as raised:
@@ -161,7 +161,7 @@ def test_weights_of_another_network(tmp_path):
 
 
 def test_weights_of_another_program(tmp_path):
-    path = tmp_path / "best.safetensors"
+    path = tmp_path / "last.safetensors"
     dualcnn.save(NETWORK.build().state_dict(), path)
     with pytest.raises(RunError, match="does not say which network"):
         Run.open(tmp_path)
@@ -169,7 +169,7 @@ def test_weights_of_another_program(tmp_path):
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"name": "mlp"}', '{"name": "m", "image_size": 1}'])
 def test_a_description_that_makes_no_sense(tmp_path, text):
-    interop.save({}, tmp_path / "best.safetensors", {"network": text})
+    interop.save({}, tmp_path / "last.safetensors", {"network": text})
     with pytest.raises(RunError, match="can't read the description"):
         Run.open(tmp_path)
 

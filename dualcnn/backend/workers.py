@@ -13,6 +13,7 @@ import os
 import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from contextvars import Context, copy_context
 from queue import SimpleQueue
 
 from . import blas
@@ -81,7 +82,7 @@ class WorkerPool:
     def reset(self) -> None:
         """Start without threads, as after a fork, which copies none of the parent's."""
         self._threads: list[threading.Thread] = []
-        self._jobs: SimpleQueue[_Job] = SimpleQueue()
+        self._jobs: SimpleQueue[tuple[Context, _Job]] = SimpleQueue()
         self._start = threading.Lock()
         self._local = threading.local()
 
@@ -117,7 +118,8 @@ class WorkerPool:
         self._ensure(helpers)
         with blas.single_threaded():
             for _ in range(helpers):
-                self._jobs.put(job)
+                # With the caller's context variables, such as NumPy's errstate.
+                self._jobs.put((copy_context(), job))
             self._work(job)
             job.done.acquire()
         job.raise_error()
@@ -145,7 +147,8 @@ class WorkerPool:
 
     def _serve(self) -> None:
         while True:
-            self._work(self._jobs.get())
+            context, job = self._jobs.get()
+            context.run(self._work, job)
 
 
 pool = WorkerPool()

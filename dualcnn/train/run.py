@@ -116,7 +116,7 @@ class Run:
     options: dict[str, Any]
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str], which: str = "best") -> Run:
+    def open(cls, path: str | os.PathLike[str], which: str = "last") -> Run:
         """Read a run folder, or one weights file of such a folder, onto the current backend.
 
         which: "best" or "last". Raises RunError or WeightsError, which name the file.
