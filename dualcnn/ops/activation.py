@@ -79,6 +79,14 @@ def _exp_shifted(xp: Any, x: Array, shift: Array) -> Array:
     return xp.exp(x - shift)
 
 
+def _quotient(xp: Any, a: Array, b: Array) -> Array:
+    return a / b
+
+
+def _product(xp: Any, a: Array, b: Array) -> Array:
+    return a * b
+
+
 def _softmax_grad(xp: Any, gy: Array, y: Array, along: Array) -> Array:
     return (gy - along) * y
 
@@ -96,10 +104,10 @@ def softmax(x: Array, *, dim: int, needs: tuple[bool, ...] = (True,)) -> tuple[A
     be = backend.of(x=x)
     dim = axis_of(dim, x.ndim)
     e = be.fuse(_exp_shifted)(x, be.xp.max(x, axis=dim, keepdims=True))
-    y = e / be.xp.sum(e, axis=dim, keepdims=True)
+    y = be.fuse(_quotient)(e, be.xp.sum(e, axis=dim, keepdims=True))
 
     def vjp(gy: Array) -> tuple[Array | None, ...]:
-        along = be.xp.sum(gy * y, axis=dim, keepdims=True)
+        along = be.xp.sum(be.fuse(_product)(gy, y), axis=dim, keepdims=True)
         return (be.fuse(_softmax_grad)(gy, y, along),)
 
     return y, vjp
