@@ -12,7 +12,8 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from functools import lru_cache
 from types import TracebackType
 from typing import Any, Self, TypeAlias
 
@@ -29,16 +30,22 @@ CONSTANTS = 256
 """Constant arrays that a backend keeps."""
 
 
+@lru_cache(maxsize=1024)
 def tap_slices(
-    kernel: Sequence[int], stride: Sequence[int], dilation: Sequence[int], out: Sequence[int]
-) -> Iterator[tuple[tuple[int, ...], tuple[slice, ...]]]:
-    """Yield `(tap, index)`: `x[index]` holds what the kernel's tap meets at every output place."""
+    kernel: tuple[int, ...],
+    stride: tuple[int, ...],
+    dilation: tuple[int, ...],
+    out: tuple[int, ...],
+) -> tuple[tuple[tuple[int, ...], tuple[slice, ...]], ...]:
+    """Pairs `(tap, index)`: `x[index]` holds what the kernel's tap meets at every output place."""
+    found = []
     for tap in itertools.product(*(range(k) for k in kernel)):
         spatial = (
             slice(t * d, t * d + s * (o - 1) + 1, s)
             for t, d, s, o in zip(tap, dilation, stride, out, strict=True)
         )
-        yield tap, (slice(None), *spatial, slice(None))
+        found.append((tap, (slice(None), *spatial, slice(None))))
+    return tuple(found)
 
 
 def window_sizes(
@@ -235,7 +242,8 @@ class Backend:
     ) -> Array:
         """Every window of `x`: `(N, *S, C)` to `(N, *OUT, *K, C)`; read only."""
         out = window_sizes(x.shape[1:-1], kernel, stride, dilation)
-        taps = [x[index] for _, index in tap_slices(kernel, stride, dilation, out)]
+        where = tap_slices(tuple(kernel), tuple(stride), tuple(dilation), out)
+        taps = [x[index] for _, index in where]
         stacked = self.xp.stack(taps, axis=-2)
         return self.xp.reshape(stacked, (x.shape[0], *out, *kernel, x.shape[-1]))
 
@@ -244,10 +252,10 @@ class Backend:
     ) -> Array:
         """Adjoint of `windows`: add `(N, *OUT, *K, C)` back to `(N, *size, C)`, taps in order."""
         n = len(size)
-        out, kernel = cols.shape[1 : 1 + n], cols.shape[1 + n : 1 + 2 * n]
+        out, kernel = tuple(cols.shape[1 : 1 + n]), tuple(cols.shape[1 + n : 1 + 2 * n])
         x = self.zeros((cols.shape[0], *size, cols.shape[-1]), cols.dtype)
         everywhere = (slice(None),) * (1 + n)
-        for tap, index in tap_slices(kernel, stride, dilation, out):
+        for tap, index in tap_slices(tuple(kernel), tuple(stride), tuple(dilation), out):
             x[index] += cols[(*everywhere, *tap, slice(None))]
         return x
 

@@ -15,7 +15,7 @@ from typing import Any
 from .. import backend
 from ..backend import Array, Backend
 from . import geometry
-from .geometry import Window, channels_first, channels_last
+from .geometry import Window, channels_first, channels_last, hashable
 from .types import Vjp
 
 __all__ = ["conv2d"]
@@ -68,9 +68,9 @@ def _convolve(
         tuple(x.shape),
         tuple(weight.shape),
         None if bias is None else tuple(bias.shape),
-        stride,
-        padding,
-        dilation,
+        hashable(stride),
+        hashable(padding),
+        hashable(dilation),
         groups,
     )
     xl, wl = channels_last(be, x), channels_last(be, weight)

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from operator import index
 from typing import Any
 
@@ -30,6 +30,7 @@ __all__ = [
     "channels_first",
     "channels_last",
     "convolution",
+    "hashable",
     "one_dtype",
     "pooling",
     "tuple_of",
@@ -101,6 +102,11 @@ def axis_of(dim: Any, ndim: int, name: str = "dim") -> int:
     return dim % ndim
 
 
+def hashable(value: Any) -> Any:
+    """A list as a tuple, for the arguments of `convolution` and `pooling`, which are cached."""
+    return tuple(value) if isinstance(value, list) else value
+
+
 def one_dtype(be: Backend, **arrays: Any) -> None:
     """Raise `TypeError` unless the named arrays hold floating-point numbers of one type."""
     given = {name: a for name, a in arrays.items() if a is not None}
@@ -151,6 +157,7 @@ def _padding(
         ) from error
 
 
+@lru_cache(maxsize=1024, typed=True)
 def convolution(
     n: int,
     x: tuple[int, ...],
@@ -197,6 +204,7 @@ def convolution(
     return _placed(window, x, ceil_mode=False)
 
 
+@lru_cache(maxsize=1024, typed=True)
 def pooling(
     n: int,
     x: tuple[int, ...],

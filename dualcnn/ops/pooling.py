@@ -14,7 +14,7 @@ from typing import Any
 from .. import backend
 from ..backend import Array, Backend
 from . import geometry
-from .geometry import Window, channels_first, channels_last
+from .geometry import Window, channels_first, channels_last, hashable
 from .types import Vjp
 
 __all__ = ["adaptive_avg_pool2d", "avg_pool2d", "max_pool2d"]
@@ -37,7 +37,7 @@ def max_pool2d(
     Raises `GeometryError` when the sizes do not fit.
     """
     be = backend.of(x=x)
-    window = geometry.pooling(2, tuple(x.shape), kernel_size, stride, padding, dilation, ceil_mode)
+    window = _window(x, kernel_size, stride, padding, dilation, ceil_mode)
     lowest = -math.inf if be.is_floating(x) else int(be.xp.iinfo(x.dtype).min)
     padded = _padded(be, channels_last(be, x), window, lowest)
     out = be.empty((x.shape[0], *window.out, x.shape[1]), x.dtype)
@@ -73,7 +73,7 @@ def avg_pool2d(
     """
     be = backend.of(x=x)
     geometry.one_dtype(be, x=x)
-    window = geometry.pooling(2, tuple(x.shape), kernel_size, stride, padding, 1, ceil_mode)
+    window = _window(x, kernel_size, stride, padding, 1, ceil_mode)
     share = _shares(be, window, padding, count_include_pad, x.dtype)
     padded = _padded(be, channels_last(be, x), window, 0.0)
     out = be.empty((x.shape[0], *window.out, x.shape[1]), x.dtype)
@@ -117,6 +117,13 @@ def adaptive_avg_pool2d(
         return (channels_first(be, _both_axes(be, back[0], back[1], channels_last(be, gy))),)
 
     return y, vjp
+
+
+def _window(
+    x: Array, kernel_size: Any, stride: Any, padding: Any, dilation: Any, ceil_mode: bool
+) -> Window:
+    given = (hashable(v) for v in (kernel_size, stride, padding, dilation))
+    return geometry.pooling(2, tuple(x.shape), *given, ceil_mode)
 
 
 def _both_axes(be: Backend, rows: Array, columns: Array, x: Array) -> Array:
