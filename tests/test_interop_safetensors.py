@@ -16,7 +16,8 @@ import pytest
 from dualcnn import backend
 from dualcnn.autograd import Tensor
 from dualcnn.backend import Backend
-from dualcnn.interop import WeightsError, files, load, read, save
+from dualcnn.data import files
+from dualcnn.interop import WeightsError, load, read, save
 
 
 def some_state() -> dict[str, Any]:
@@ -201,7 +202,8 @@ def test_a_folder_that_is_missing_is_named(tmp_path):
 KILLED = """
 import os, sys
 import numpy as np
-from dualcnn.interop import files, save
+from dualcnn.data import files
+from dualcnn.interop import save
 
 real = getattr(files.os, sys.argv[2])
 def die(*arguments):

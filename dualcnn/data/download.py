@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
+from .files import write_file
 from .idx import DataFormatError, Source, open_content, source_name
 
 __all__ = ["DownloadError", "RemoteFile", "cache_dir", "download", "read_verified"]
@@ -108,19 +109,9 @@ def _get(url: str, limit: int) -> bytes:
 
 
 def _write(target: Path, data: bytes) -> None:
-    """Put `data` at `target` in one step: a reader sees all of it or none."""
-    part = target.with_name(f".{target.name}.{os.getpid()}-{os.urandom(4).hex()}.part")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with open(part, "xb") as out:
-                out.write(data)
-                out.flush()
-                os.fsync(out.fileno())
-            os.replace(part, target)
-        except BaseException:
-            part.unlink(missing_ok=True)
-            raise
+        write_file(target, data)
     except OSError as error:
         raise DownloadError(
             f"could not write {target}: {error}; set DUALCNN_CACHE to a folder that can be written"

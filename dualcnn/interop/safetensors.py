@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..backend import to_numpy
-from .files import write_file
+from ..data.files import write_file
 
 __all__ = ["WeightsError", "load", "read", "save"]
 
