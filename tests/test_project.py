@@ -16,7 +16,7 @@ import types
 import pytest
 
 import dualcnn
-from dualcnn import autograd, backend
+from dualcnn import autograd, backend, functional
 
 ROOT = pathlib.Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
@@ -126,7 +126,7 @@ def test_contributing_draws_the_floors_of_the_contract():
 def test_the_op_of_contributing_works(be):
     blocks = re.findall(r"^   ```python\n(.*?)^   ```$", text("CONTRIBUTING.md"), re.DOTALL | re.M)
     op, function = (f"from __future__ import annotations\n{textwrap.dedent(b)}" for b in blocks)
-    names = {"backend": backend, "apply": autograd.apply, "ops": types.SimpleNamespace()}
+    names = {**vars(functional), "backend": backend, "ops": types.SimpleNamespace()}
     exec(op, names)
     names["ops"].square = names["square"]
     exec(function, names)
