@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from .base import Array, Backend, window_sizes
+from .base import Array
+from .strided import StridedBackend
 
 __all__ = ["CupyBackend"]
 
@@ -18,7 +19,7 @@ WORKSPACE_BYTES = 1 << 28
 """Scratch of one part of a batch: large products, and columns that never exhaust the memory."""
 
 
-class CupyBackend(Backend):
+class CupyBackend(StridedBackend):
     """Arrays of CuPy on one CUDA device.
 
     Parameters: `cp`, the array module; `xp`, its face in the array API standard (`cp` itself if it
@@ -60,54 +61,17 @@ class CupyBackend(Backend):
         memory_pool = self.cp.get_default_memory_pool()
         return {"pool": memory_pool.total_bytes(), "pool_used": memory_pool.used_bytes()}
 
-    # Types.
-
-    def dtype(self, name: str) -> Any:
-        return np.dtype(name)
-
-    def is_floating(self, x: Array) -> bool:
-        return bool(x.dtype.kind == "f")
-
-    def itemsize(self, dtype: Any) -> int:
-        return int(np.dtype(dtype).itemsize)
-
     # Buffers. CuPy's memory pool already reuses what is freed.
 
     def empty(self, shape: tuple[int, ...], dtype: Any) -> Array:
         with self.cp.cuda.Device(self.index):
             return self.cp.empty(shape, dtype=dtype)
 
-    def empty_like(self, x: Array) -> Array:
-        return self._empty_ordered(x, x.dtype)
-
-    def _empty_ordered(self, x: Array, dtype: Any) -> Array:
-        """Unset values of `dtype` whose axes lie in memory as those of `x` do."""
-        order = sorted(range(x.ndim), key=lambda axis: -abs(x.strides[axis]))
-        base = self.empty(tuple(x.shape[axis] for axis in order), dtype)
-        return base.transpose(sorted(range(x.ndim), key=order.__getitem__))
-
-    def is_contiguous(self, x: Array) -> bool:
-        return bool(x.flags.c_contiguous)
-
     def contiguous(self, x: Array) -> Array:
         return self.cp.ascontiguousarray(x)
 
-    def in_order_of(self, x: Array, like: Array) -> Array:
-        if x.strides == like.strides or x.ndim < 3:
-            return x
-        return self.assign(self.empty_like(like), x)
-
-    # Windows.
-
-    def windows(
-        self, x: Array, kernel: Sequence[int], stride: Sequence[int], dilation: Sequence[int]
-    ) -> Array:
-        out = window_sizes(x.shape[1:-1], kernel, stride, dilation)
-        first, *spatial, last = x.strides
-        steps = [b * s for b, s in zip(spatial, stride, strict=True)]
-        taps = [b * d for b, d in zip(spatial, dilation, strict=True)]
-        shape = (x.shape[0], *out, *kernel, x.shape[-1])
-        return self.cp.lib.stride_tricks.as_strided(x, shape, (first, *steps, *taps, last))
+    def strided_view(self, x: Array, shape: tuple[int, ...], strides: tuple[int, ...]) -> Array:
+        return self.cp.lib.stride_tricks.as_strided(x, shape, strides)
 
     # Parts of a batch.
 
@@ -166,7 +130,7 @@ class CupyBackend(Backend):
                 if largest.flags.c_contiguous or largest.shape != shape:
                     return fresh(*typed)
                 kinds = self._kinds(fn, typed)
-                made = tuple(self._empty_ordered(largest, kind) for kind in kinds[0])
+                made = tuple(self.empty_ordered(largest, shape, kind) for kind in kinds[0])
                 out = made if kinds[1] else made[0]
             outs = out if isinstance(out, tuple) else (out,)
             if len(outs) not in writers:

@@ -13,7 +13,8 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
 from .arena import Arena
-from .base import Array, Backend, window_sizes
+from .base import Array
+from .strided import StridedBackend
 from .workers import WorkerPool, pool
 
 __all__ = ["NumpyBackend"]
@@ -47,7 +48,7 @@ ACCUMULATOR_BYTES = 1 << 26
 """What the partial sums of one reduction may hold together."""
 
 
-class NumpyBackend(Backend):
+class NumpyBackend(StridedBackend):
     """Arrays of NumPy on the CPU, worked on by the threads of `pool`."""
 
     def __init__(self, pool: WorkerPool = pool) -> None:
@@ -77,32 +78,10 @@ class NumpyBackend(Backend):
     def memory(self) -> dict[str, int]:
         return self.arena.memory()
 
-    # Types.
-
-    def dtype(self, name: str) -> Any:
-        return np.dtype(name)
-
-    def is_floating(self, x: Array) -> bool:
-        return bool(x.dtype.kind == "f")
-
-    def itemsize(self, dtype: Any) -> int:
-        return int(np.dtype(dtype).itemsize)
-
     # Buffers.
 
     def empty(self, shape: tuple[int, ...], dtype: Any) -> Array:
         return self.arena.empty(shape, dtype)
-
-    def empty_like(self, x: Array) -> Array:
-        return self._empty_ordered(x, x.shape, x.dtype)
-
-    def _empty_ordered(self, x: Array, shape: tuple[int, ...], dtype: Any) -> Array:
-        """An array of that shape whose axes lie in memory as those of `x` do."""
-        if x.flags.c_contiguous:
-            return self.empty(shape, dtype)
-        order = sorted(range(x.ndim), key=lambda axis: -abs(x.strides[axis]))
-        base = self.empty(tuple(shape[axis] for axis in order), dtype)
-        return base.transpose(sorted(range(x.ndim), key=order.__getitem__))
 
     def assign(self, out: Array, x: Any) -> Array:
         if out.nbytes < INLINE_BYTES or self.pool.inside or not isinstance(x, np.ndarray):
@@ -111,18 +90,10 @@ class NumpyBackend(Backend):
             self.fuse(_identity)(np.broadcast_to(x, out.shape), out=out)
         return out
 
-    def is_contiguous(self, x: Array) -> bool:
-        return bool(x.flags.c_contiguous)
-
     def contiguous(self, x: Array) -> Array:
         if x.flags.c_contiguous:
             return x
         return self.assign(self.empty(x.shape, x.dtype), x)
-
-    def in_order_of(self, x: Array, like: Array) -> Array:
-        if x.strides == like.strides or x.ndim < 3:
-            return x
-        return self.assign(self.empty_like(like), x)
 
     def workspace(self, key: str, shape: tuple[int, ...], dtype: Any) -> Array:
         dtype = np.dtype(dtype)
@@ -133,17 +104,7 @@ class NumpyBackend(Backend):
             buffer = held[name] = np.empty(size, dtype)
         return buffer[:size].reshape(shape)
 
-    # Windows.
-
-    def windows(
-        self, x: Array, kernel: Sequence[int], stride: Sequence[int], dilation: Sequence[int]
-    ) -> Array:
-        out = window_sizes(x.shape[1:-1], kernel, stride, dilation)
-        first, *spatial, last = x.strides
-        steps = [b * s for b, s in zip(spatial, stride, strict=True)]
-        taps = [b * d for b, d in zip(spatial, dilation, strict=True)]
-        shape = (x.shape[0], *out, *kernel, x.shape[-1])
-        strides = (first, *steps, *taps, last)
+    def strided_view(self, x: Array, shape: tuple[int, ...], strides: tuple[int, ...]) -> Array:
         if x.flags.c_contiguous:
             # 0.4 us, where as_strided takes 3.
             return np.ndarray(shape, x.dtype, x, 0, strides)
@@ -302,7 +263,7 @@ class _Fused:
         def make(result: Any) -> Any:
             if full is None:
                 return self.backend.empty(shape, result.dtype)
-            return self.backend._empty_ordered(full, shape, result.dtype)
+            return self.backend.empty_ordered(full, shape, result.dtype)
 
         return tuple(make(r) for r in probe) if isinstance(probe, tuple) else make(probe)
 

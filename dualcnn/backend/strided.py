@@ -1,0 +1,59 @@
+"""What NumPy and CuPy share: arrays whose memory order can be seen and chosen."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from .base import Array, Backend, window_sizes
+
+__all__ = ["StridedBackend"]
+
+
+class StridedBackend(Backend):
+    """A backend of arrays with strides and NumPy's dtypes."""
+
+    def dtype(self, name: str) -> Any:
+        return np.dtype(name)
+
+    def is_floating(self, x: Array) -> bool:
+        return bool(x.dtype.kind == "f")
+
+    def itemsize(self, dtype: Any) -> int:
+        return int(np.dtype(dtype).itemsize)
+
+    def is_contiguous(self, x: Array) -> bool:
+        return bool(x.flags.c_contiguous)
+
+    def empty_like(self, x: Array) -> Array:
+        return self.empty_ordered(x, tuple(x.shape), x.dtype)
+
+    def empty_ordered(self, x: Array, shape: tuple[int, ...], dtype: Any) -> Array:
+        """Unset values whose axes lie in memory as those of `x` do."""
+        if x.flags.c_contiguous:
+            return self.empty(shape, dtype)
+        order = sorted(range(x.ndim), key=lambda axis: -abs(x.strides[axis]))
+        base = self.empty(tuple(shape[axis] for axis in order), dtype)
+        return base.transpose(sorted(range(x.ndim), key=order.__getitem__))
+
+    def in_order_of(self, x: Array, like: Array) -> Array:
+        if x.strides == like.strides or x.ndim < 3:
+            return x
+        return self.assign(self.empty_like(like), x)
+
+    def windows(
+        self, x: Array, kernel: Sequence[int], stride: Sequence[int], dilation: Sequence[int]
+    ) -> Array:
+        out = window_sizes(x.shape[1:-1], kernel, stride, dilation)
+        first, *spatial, last = x.strides
+        steps = [b * s for b, s in zip(spatial, stride, strict=True)]
+        taps = [b * d for b, d in zip(spatial, dilation, strict=True)]
+        shape = (x.shape[0], *out, *kernel, x.shape[-1])
+        return self.strided_view(x, shape, (first, *steps, *taps, last))
+
+    @abstractmethod
+    def strided_view(self, x: Array, shape: tuple[int, ...], strides: tuple[int, ...]) -> Array:
+        """The memory of `x` seen with that shape and those strides; not to be written to."""
