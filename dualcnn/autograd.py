@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import operator
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -266,6 +267,9 @@ class Tensor(Operators):
     def __int__(self) -> int:
         return int(self.item())
 
+    def __format__(self, spec: str) -> str:
+        return format(self.item(), spec) if spec else repr(self)
+
     # Exports without a copy.
 
     @property
@@ -304,10 +308,9 @@ class Tensor(Operators):
         result: Tensor = apply(_moved, self, target=target)
         return result
 
-    def astype(self, dtype: Any) -> Tensor:
-        """This Tensor with elements of another type, such as "float64"."""
-        result: Tensor = apply(_cast, self, dtype=dtype)
-        return result
+    def cpu(self) -> Tensor:
+        """This Tensor on the host."""
+        return self.to("cpu")
 
     def argmax(self, dim: int | None = None, keepdim: bool = False) -> Tensor:
         """The place of the largest element, of all or along `dim`; no gradient."""
@@ -316,27 +319,32 @@ class Tensor(Operators):
 
     # Comparisons: Tensors of bool, without gradients.
 
+    def _compared(self, relation: Callable[[Any, Any], Any], other: Any) -> Tensor:
+        other = _plain(other)
+        be = backend.of(tensor=self._data, other=other)
+        return Tensor(be.scalar(relation(self._data, other)))
+
     def eq(self, other: Any) -> Tensor:
         """Where the elements equal those of `other`."""
-        return Tensor(self._data == _plain(other))
+        return self._compared(operator.eq, other)
 
     def __eq__(self, other: object) -> Any:
-        return self.eq(other)
+        return self._compared(operator.eq, other)
 
     def __ne__(self, other: object) -> Any:
-        return Tensor(self._data != _plain(other))
+        return self._compared(operator.ne, other)
 
     def __lt__(self, other: Any) -> Tensor:
-        return Tensor(self._data < _plain(other))
+        return self._compared(operator.lt, other)
 
     def __le__(self, other: Any) -> Tensor:
-        return Tensor(self._data <= _plain(other))
+        return self._compared(operator.le, other)
 
     def __gt__(self, other: Any) -> Tensor:
-        return Tensor(self._data > _plain(other))
+        return self._compared(operator.gt, other)
 
     def __ge__(self, other: Any) -> Tensor:
-        return Tensor(self._data >= _plain(other))
+        return self._compared(operator.ge, other)
 
     __hash__ = object.__hash__
 
@@ -349,7 +357,7 @@ def _as_array(data: Any) -> Array:
         array = be.asarray(data)
         default = be.dtype("float32")
         return be.asarray(data, default) if be.is_floating(array) else array
-    if not hasattr(data, "shape"):
+    if not hasattr(data, "shape") or not hasattr(data, "dtype"):
         raise TypeError(f"expected an array, a list or a number, got {type(data).__name__}")
     return backend.asarray(data) if isinstance(data, Number) else data
 
@@ -386,9 +394,3 @@ def _add(xp: Any, a: Array, b: Array) -> Array:
 def _moved(x: Array, *, target: Backend) -> Any:
     home = backend.of(x=x)
     return backend.asarray(x, backend=target), lambda gy: (backend.asarray(gy, backend=home),)
-
-
-def _cast(x: Array, *, dtype: Any) -> Any:
-    be = backend.of(x=x)
-    target = be.dtype(dtype) if isinstance(dtype, str) else dtype
-    return be.xp.astype(x, target), lambda gy: (be.xp.astype(gy, x.dtype),)

@@ -147,20 +147,20 @@ def _blend(xp: Any, old: Array, new: Array, keep: float, take: float) -> Array:
     return old * keep + new * take
 
 
-def dropout(input: Any, p: float = 0.5, training: bool = True) -> Tensor:
+def dropout(input: Any, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
     """Zero each value with probability `p` in training and scale the rest by `1 / (1 - p)`."""
     if not training or p == 0:
         return input if isinstance(input, Tensor) else Tensor(input)
     return _tensor(ops.dropout, input, p=p, stream=random.next_stream())
 
 
-def relu(input: Any) -> Tensor:
-    """`max(input, 0)`."""
+def relu(input: Any, inplace: bool = False) -> Tensor:
+    """`max(input, 0)`; `inplace` is taken for PyTorch's sake: inputs are never written to."""
     return _tensor(ops.relu, input)
 
 
-def leaky_relu(input: Any, negative_slope: float = 0.01) -> Tensor:
-    """`input` where positive, `negative_slope * input` elsewhere."""
+def leaky_relu(input: Any, negative_slope: float = 0.01, inplace: bool = False) -> Tensor:
+    """`input` where positive, `negative_slope * input` elsewhere; `inplace` as in `relu`."""
     return _tensor(ops.leaky_relu, input, negative_slope=negative_slope)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
+from operator import index
 from typing import Any, Self
 
 from . import ops
@@ -57,8 +58,8 @@ class Operators(ABC):
         """The transpose of a matrix."""
         return self.permute(*reversed(range(self.ndim)))
 
-    def __getitem__(self, index: Any) -> Self:
-        return self._apply(ops.getitem, self, index=index)
+    def __getitem__(self, key: Any) -> Self:
+        return self._apply(ops.getitem, self, index=key)
 
     def __len__(self) -> int:
         if not self.shape:
@@ -67,6 +68,47 @@ class Operators(ABC):
 
     def __iter__(self) -> Iterator[Self]:
         return (self[i] for i in range(len(self)))
+
+    def t(self) -> Self:
+        """The transpose of a matrix."""
+        return self.transpose(0, 1)
+
+    def unsqueeze(self, dim: int) -> Self:
+        """With an axis of size 1 put in at `dim`."""
+        place = dim if dim >= 0 else dim + len(self.shape) + 1
+        return self.reshape(*self.shape[:place], 1, *self.shape[place:])
+
+    def squeeze(self, dim: int | None = None) -> Self:
+        """Without the axes of size 1, or without `dim` if that is one."""
+        n = len(self.shape)
+        out = range(n) if dim is None else (dim % n,)
+        return self.reshape([s for i, s in enumerate(self.shape) if s != 1 or i not in out])
+
+    # Types.
+
+    def astype(self, dtype: Any) -> Self:
+        """The elements in another type, such as "float64"."""
+        return self._apply(ops.astype, self, dtype=dtype)
+
+    def float(self) -> Self:
+        """The elements as float32."""
+        return self.astype("float32")
+
+    def double(self) -> Self:
+        """The elements as float64."""
+        return self.astype("float64")
+
+    def long(self) -> Self:
+        """The elements as int64."""
+        return self.astype("int64")
+
+    def clone(self) -> Self:
+        """A copy that the tape follows."""
+        return self._apply(ops.clone, self)
+
+    def dim(self) -> int:
+        """The number of axes."""
+        return len(self.shape)
 
     # Sums.
 
@@ -113,12 +155,12 @@ class Operators(ABC):
     def __neg__(self) -> Self:
         return self._apply(ops.mul, self, -1)
 
-    def __pow__(self, exponent: float) -> Self:
+    def __pow__(self, exponent: Any) -> Self:
         return self._apply(ops.pow, self, exponent=exponent)
 
 
 def _sizes(sizes: tuple[Any, ...]) -> tuple[int, ...]:
     """Sizes given one by one or as one tuple."""
-    if len(sizes) == 1 and not isinstance(sizes[0], int):
-        return tuple(sizes[0])
-    return sizes
+    if len(sizes) == 1 and not hasattr(sizes[0], "__index__"):
+        (sizes,) = sizes
+    return tuple(index(size) for size in sizes)

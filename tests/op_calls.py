@@ -89,5 +89,6 @@ CALLS = {
     "transpose": Call(ops.transpose, MAPS, {"dim0": 0, "dim1": 1}),
     "permute": Call(ops.permute, MAPS, {"dims": (0, 2, 3, 1)}),
     "concat": Call(ops.concat, PAIR, {"dim": 1}, ("xs[0]", "xs[1]")),
+    "clone": Call(ops.clone, MAPS, {}),
     "getitem": Call(ops.getitem, MAPS, {"index": (slice(0, 1), ...)}),
 }

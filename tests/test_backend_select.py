@@ -187,7 +187,7 @@ def test_mixed_arrays_name_the_argument_both_devices_and_the_fix():
     with pytest.raises(
         MixedBackendsError,
         match=r"x is on cpu \(numpy\) but weight is on cpu \(array_api_strict\).*"
-        r"Fix: weight = dualcnn.asarray\(weight, backend='numpy'\)",
+        r"Fix: weight = dualcnn.asarray\(weight, backend='cpu'\)",
     ):
         backend.of(x=np.ones(2), weight=strict.ones(2))
     with pytest.raises(MixedBackendsError, match="x is a list; expected an array"):

@@ -34,9 +34,9 @@ SIGNATURES: dict[str, dict[str, Any]] = {
         "input": REQUIRED, "running_mean": REQUIRED, "running_var": REQUIRED, "weight": None,
         "bias": None, "training": False, "momentum": 0.1, "eps": 1e-5,
     },
-    "dropout": {"input": REQUIRED, "p": 0.5, "training": True},
-    "relu": {"input": REQUIRED},
-    "leaky_relu": {"input": REQUIRED, "negative_slope": 0.01},
+    "dropout": {"input": REQUIRED, "p": 0.5, "training": True, "inplace": False},
+    "relu": {"input": REQUIRED, "inplace": False},
+    "leaky_relu": {"input": REQUIRED, "negative_slope": 0.01, "inplace": False},
     "sigmoid": {"input": REQUIRED},
     "tanh": {"input": REQUIRED},
     "softmax": {"input": REQUIRED, "dim": None},
@@ -62,7 +62,6 @@ SIGNATURES: dict[str, dict[str, Any]] = {
     "sum": {"input": REQUIRED, "dim": None, "keepdim": False},
 }  # fmt: skip
 NOT_HERE = {
-    "inplace",
     "size_average",
     "reduce",
     "return_indices",

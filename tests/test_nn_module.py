@@ -218,7 +218,7 @@ def test_repr_is_a_tree():
 
 
 def test_errors_name_the_layer_and_what_it_was_given(be):
-    with pytest.raises(ValueError, match="C = 1") as caught:
+    with pytest.raises(ValueError, match="with 1 channels") as caught:
         Net()(image(be, (2, 3, 4, 4)))
     assert caught.value.__notes__ == [
         "in layer block.conv: Conv2d(1, 2, kernel_size=(3, 3), stride=(1, 1), bias=False) given "
@@ -250,7 +250,7 @@ def test_errors_of_a_layer_alone_and_of_one_that_is_no_attribute():
 
 def test_an_image_with_channels_last():
     model = nn.Sequential(nn.Conv2d(3, 4, 3))
-    with pytest.raises(ValueError, match="C = 3") as caught:
+    with pytest.raises(ValueError, match="with 3 channels") as caught:
         model(np.zeros((2, 8, 8, 3), "float32"))
     assert any("looks like (N, H, W, C)" in note for note in caught.value.__notes__)
     with pytest.raises(ValueError, match="4 dimensions") as caught:

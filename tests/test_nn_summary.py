@@ -91,7 +91,7 @@ def test_nothing_is_touched(be):
 
 def test_everything_is_put_back_after_an_error():
     net = model()
-    with pytest.raises(ValueError, match="C = 1") as caught:
+    with pytest.raises(ValueError, match="with 1 channels") as caught:
         net.summary((2, 3, 8, 8))
     assert "in layer 0: Conv2d" in caught.value.__notes__[-1]
     assert all(m.training and not m._hooks for m in net.modules())

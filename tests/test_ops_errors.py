@@ -23,10 +23,18 @@ CONVOLUTION: dict[str, tuple[list[tuple[int, ...]], dict[str, Any], list[str]]] 
     "channels": (
         [(2, 3, 8, 8), W],
         {},
-        ["C = 4 channels", "(6, 4, 3, 3)", "(2, 3, 8, 8)", "C = 3"],
+        ["with 4 channels", "(6, 4, 3, 3)", "(2, 3, 8, 8)", "got 3 channels"],
     ),
-    "channels of groups": ([X, W], {"groups": 2}, ["C = 8", "groups = 2", "C = 4"]),
-    "outputs of groups": ([(2, 8, 8, 8), (5, 4, 3, 3)], {"groups": 2}, ["divisible", "O = 5"]),
+    "channels of groups": (
+        [X, W],
+        {"groups": 2},
+        ["8 channels", "groups = 2", "got 4"],
+    ),
+    "outputs of groups": (
+        [(2, 8, 8, 8), (5, 4, 3, 3)],
+        {"groups": 2},
+        ["by groups = 2", "(5, 4,"],
+    ),
     "three dimensions": ([(4, 8, 8), W], {}, ["4 dimensions", "(N, C, H, W)", "(4, 8, 8)"]),
     "weight of two": ([X, (6, 36)], {}, ["4 dimensions", "(O, C/groups, KH, KW)", "(6, 36)"]),
     "bias": ([X, W, (4,)], {}, ["bias of shape (6,)", "(4,)"]),

@@ -245,3 +245,14 @@ def test_equal_calls_on_every_backend_give_the_same_gradient(be: Backend) -> Non
         _, vjp = ops.cross_entropy(place(each, x), place(each, labels), label_smoothing=0.1)
         results.append(each.to_numpy(vjp(place(each, np.array(1.0)))[0]))
     np.testing.assert_allclose(results[0], results[1], 1e-13)
+
+
+def test_class_weights_follow_the_input(be: Backend) -> None:
+    x = np.array([[1.0, 2.0, 0.5]])
+    expected = -2.0 * (2.0 - math.log(sum(math.exp(v) for v in x[0])))
+    for weight in ([1, 2, 3], place(be, np.array([1.0, 2.0, 3.0])), place(be, np.array([1, 2, 3]))):
+        loss, _ = ops.cross_entropy(
+            place(be, x, "float32"), place(be, np.array([1])), weight=weight, reduction="sum"
+        )
+        assert loss.dtype == be.dtype("float32")
+        np.testing.assert_allclose(be.to_numpy(loss), expected, 1e-5)

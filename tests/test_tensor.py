@@ -257,3 +257,54 @@ def test_data_of_a_parameter_stays_floating(be: Backend) -> None:
         x.data = be.asarray(np.zeros(2, np.int64))
     with pytest.raises(ValueError, match=r"expected an array of shape \(2,\) for \.data, got \(3,"):
         x.data = be.asarray(np.zeros(3))
+
+
+def test_a_single_number_compares_and_prints(be: Backend) -> None:
+    loss = Tensor(be.asarray(0.25, "float32"))
+    assert (loss < 0.5).item() is True
+    assert not loss > 0.5
+    assert bool(loss.eq(0.25))
+    assert max(loss, Tensor(be.asarray(1.0, "float32"))).item() == 1.0
+    assert f"{loss:.3f}" == "0.250"
+
+
+def test_comparing_across_backends_names_the_fix() -> None:
+    strict = make_backend("strict")
+    with pytest.raises(backend.MixedBackendsError, match=r"tensor is on cpu .*but other is on"):
+        _ = Tensor(np.ones(2)) == strict.asarray(np.ones(2))
+
+
+def test_types_change_and_gradients_come_back_in_their_own(be: Backend) -> None:
+    x = Tensor(be.asarray([1.5, 2.5], "float32"), requires_grad=True)
+    (x.double() * 2.0).sum().backward()
+    assert x.grad.dtype == be.dtype("float32")
+    assert to_numpy(x.grad).tolist() == [2.0, 2.0]
+    assert x.long().tolist() == [1, 2]
+    assert x.long().float().dtype == be.dtype("float32")
+
+
+def test_whole_numbers_do_not_widen(be: Backend) -> None:
+    x = Tensor(be.asarray([1.0, 2.0], "float32"))
+    n = Tensor(be.asarray([3, 4], "int64"))
+    assert (x + n).dtype == (n * x).dtype == (n / n).dtype == (n / 2).dtype == x.dtype
+    assert (n + n).dtype == n.dtype
+    assert (n / 2).tolist() == [1.5, 2.0]
+
+
+def test_axes_come_and_go(be: Backend) -> None:
+    x = Tensor(be.asarray(np.arange(6.0).reshape(2, 1, 3)), requires_grad=True)
+    assert x.squeeze().shape == x.squeeze(1).shape == (2, 3)
+    assert x.squeeze(0).shape == (2, 1, 3)
+    assert x.unsqueeze(0).shape == (1, 2, 1, 3)
+    assert x.unsqueeze(-1).shape == (2, 1, 3, 1)
+    assert x.squeeze().t().shape == (3, 2)
+    copy = x.clone()
+    copy.sum().backward()
+    assert to_numpy(x.grad).tolist() == np.ones((2, 1, 3)).tolist()
+    assert copy.dim() == 3
+
+
+def test_numpy_whole_numbers_index_and_reshape(be: Backend) -> None:
+    x = Tensor(be.asarray(np.arange(6.0).reshape(2, 3)))
+    assert x[np.int64(1)].tolist() == [3.0, 4.0, 5.0]
+    assert x.view(np.int64(6)).shape == (6,)

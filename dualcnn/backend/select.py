@@ -159,7 +159,7 @@ def of(**arrays: Any) -> Backend:
             raise MixedBackendsError(
                 f"{first} is on {_place(found)} but {name} is on {_place(backend)}; all arrays of "
                 f"an operation must be on one device. Fix: {name} = "
-                f"dualcnn.asarray({name}, backend={_label(found)!r})"
+                f"dualcnn.asarray({name}, backend={_label(found, first)})"
             )
     if found is None:
         raise MixedBackendsError(f"expected at least one array among {', '.join(arrays)}")
@@ -191,8 +191,11 @@ def _place(backend: Backend) -> str:
     return f"{backend.device} ({backend.name})"
 
 
-def _label(backend: Backend) -> str:
-    return backend.name if backend.device == "cpu" else backend.device
+def _label(backend: Backend, argument: str) -> str:
+    """How to ask for that backend; one without a name of its own is that of the argument."""
+    if backend is _numpy or isinstance(backend, CupyBackend):
+        return repr("cpu" if backend is _numpy else backend.device)
+    return f"dualcnn.backend.of({argument}={argument})"
 
 
 def asarray(obj: Any, dtype: Any = None, backend: str | Backend | None = None) -> Array:

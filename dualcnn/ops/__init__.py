@@ -15,7 +15,7 @@ from .geometry import GeometryError
 from .loss import cross_entropy, mse_loss, nll_loss, one_hot
 from .normalization import batch_norm, dropout
 from .pooling import adaptive_avg_pool2d, avg_pool2d, max_pool2d
-from .shape import concat, flatten, getitem, mean, permute, reshape, sum, transpose
+from .shape import astype, clone, concat, flatten, getitem, mean, permute, reshape, sum, transpose
 from .types import Vjp
 
 __all__ = [
@@ -23,8 +23,10 @@ __all__ = [
     "Vjp",
     "adaptive_avg_pool2d",
     "add",
+    "astype",
     "avg_pool2d",
     "batch_norm",
+    "clone",
     "concat",
     "conv2d",
     "cross_entropy",

@@ -45,6 +45,24 @@ def _pow_grad(xp: Any, gy: Array, x: Array, exponent: float, less: float) -> Arr
     return gy * (x**less * exponent)
 
 
+def _matched(be: Backend, a: Any, b: Any, divide: bool = False) -> tuple[Any, Any]:
+    """Whole numbers beside floating-point ones in their type; quotients of whole numbers float32.
+
+    NumPy would make float64 of float32 with int64, and of int64 by int64.
+    """
+    arrays = [x for x in (a, b) if hasattr(x, "dtype")]
+    floating = next((x.dtype for x in arrays if be.is_floating(x)), None)
+    if floating is None:
+        if not divide:
+            return a, b
+        floating = be.dtype("float32")
+
+    def matched(x: Any) -> Any:
+        return be.xp.astype(x, floating) if hasattr(x, "dtype") and not be.is_floating(x) else x
+
+    return matched(a), matched(b)
+
+
 def unbroadcast(be: Backend, g: Array, x: Any) -> Array | None:
     """`g` summed over the axes along which `x` was broadcast; None for a Python number."""
     shape = getattr(x, "shape", None)
@@ -60,6 +78,7 @@ def unbroadcast(be: Backend, g: Array, x: Any) -> Array | None:
 def add(a: Any, b: Any, *, needs: tuple[bool, ...] = (True, True)) -> tuple[Array, Vjp]:
     """`a + b`; shapes broadcast as in NumPy, one of the two may be a number."""
     be = backend.of(a=a, b=b)
+    a, b = _matched(be, a, b)
     return be.fuse(_add)(a, b), lambda gy: (
         unbroadcast(be, gy, a) if needs[0] else None,
         unbroadcast(be, gy, b) if needs[1] else None,
@@ -69,6 +88,7 @@ def add(a: Any, b: Any, *, needs: tuple[bool, ...] = (True, True)) -> tuple[Arra
 def sub(a: Any, b: Any, *, needs: tuple[bool, ...] = (True, True)) -> tuple[Array, Vjp]:
     """`a - b`; shapes broadcast as in NumPy, one of the two may be a number."""
     be = backend.of(a=a, b=b)
+    a, b = _matched(be, a, b)
     return be.fuse(_sub)(a, b), lambda gy: (
         unbroadcast(be, gy, a) if needs[0] else None,
         unbroadcast(be, be.fuse(_neg)(gy), b) if needs[1] else None,
@@ -78,6 +98,7 @@ def sub(a: Any, b: Any, *, needs: tuple[bool, ...] = (True, True)) -> tuple[Arra
 def mul(a: Any, b: Any, *, needs: tuple[bool, ...] = (True, True)) -> tuple[Array, Vjp]:
     """`a * b`, elementwise; shapes broadcast as in NumPy, one of the two may be a number."""
     be = backend.of(a=a, b=b)
+    a, b = _matched(be, a, b)
     return be.fuse(_mul)(a, b), lambda gy: (
         unbroadcast(be, be.fuse(_mul)(gy, b), a) if needs[0] else None,
         unbroadcast(be, be.fuse(_mul)(gy, a), b) if needs[1] else None,
@@ -87,6 +108,7 @@ def mul(a: Any, b: Any, *, needs: tuple[bool, ...] = (True, True)) -> tuple[Arra
 def div(a: Any, b: Any, *, needs: tuple[bool, ...] = (True, True)) -> tuple[Array, Vjp]:
     """`a / b`, elementwise; shapes broadcast as in NumPy, one of the two may be a number."""
     be = backend.of(a=a, b=b)
+    a, b = _matched(be, a, b, divide=True)
     y = be.fuse(_div)(a, b)
     return y, lambda gy: (
         unbroadcast(be, be.fuse(_div)(gy, b), a) if needs[0] else None,

@@ -113,9 +113,11 @@ def one_dtype(be: Backend, **arrays: Any) -> None:
     dtypes = [a.dtype for a in given.values()]
     if not all(be.is_floating(a) for a in given.values()) or any(d != dtypes[0] for d in dtypes):
         found = ", ".join(f"{name} {a.dtype}" for name, a in given.items())
+        wanted = next((a.dtype for a in given.values() if be.is_floating(a)), "float32")
+        odd = next(name for name, a in given.items() if a.dtype != wanted)
         raise TypeError(
             f"expected floating-point numbers of one type, got {found}. Fix: "
-            'dualcnn.asarray(x, dtype="float32")'
+            f'{odd} = {odd}.astype("{wanted}")'
         )
 
 
@@ -184,11 +186,15 @@ def convolution(
             f"expected a weight of {n + 2} dimensions (O, C/groups, {kernel}), got shape {weight}"
         )
     (groups,) = tuple_of(groups, 1, "groups")
-    if x[1] != weight[1] * groups or weight[0] % groups:
+    if weight[0] % groups:
         raise GeometryError(
-            f"expected an input with C = {weight[1] * groups} channels and O divisible by groups: "
-            f"the weight {weight} has O = {weight[0]} and C/groups = {weight[1]} with groups = "
-            f"{groups}, got an input of shape {x} with C = {x[1]}"
+            f"expected a weight with O divisible by groups = {groups}, got shape {weight}"
+        )
+    if x[1] != weight[1] * groups:
+        because = f" and groups = {groups}" if groups > 1 else ""
+        raise GeometryError(
+            f"expected an input with {weight[1] * groups} channels, as the weight {weight}"
+            f"{because} asks for, got {x[1]} channels in the shape {x}"
         )
     if bias is not None and bias != weight[:1]:
         raise GeometryError(f"expected a bias of shape {weight[:1]}, one an output, got {bias}")

@@ -198,7 +198,10 @@ def _masses(
     xp, classes = be.xp, rows.shape[1]
     if weight is None:
         weight = be.full((classes,), 1.0, rows.dtype)
-    elif tuple(weight.shape) != (classes,):
+    elif hasattr(weight, "shape"):
+        backend.of(input=rows, weight=weight)
+    weight = be.asarray(weight, rows.dtype)
+    if tuple(weight.shape) != (classes,):
         raise ValueError(
             f"weight: expected shape {(classes,)}, one a class, got {tuple(weight.shape)}"
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from typing import Any
 
 from .. import backend
@@ -10,7 +11,18 @@ from ..backend import Array
 from .geometry import axis_of
 from .types import Vjp
 
-__all__ = ["concat", "flatten", "getitem", "mean", "permute", "reshape", "sum", "transpose"]
+__all__ = [
+    "astype",
+    "clone",
+    "concat",
+    "flatten",
+    "getitem",
+    "mean",
+    "permute",
+    "reshape",
+    "sum",
+    "transpose",
+]
 
 
 def reshape(
@@ -90,6 +102,7 @@ def getitem(x: Array, *, index: Any, needs: tuple[bool, ...] = (True,)) -> tuple
     """`x[index]` for whole numbers, slices, `...` and None: the basic indexing of NumPy."""
     be = backend.of(x=x)
     parts = index if isinstance(index, tuple) else (index,)
+    parts = tuple(operator.index(p) if _is_scalar_index(p) else p for p in parts)
     parts = parts if any(p is ... for p in parts) else (*parts, ...)
     if not all(p is None or p is ... or isinstance(p, (int, slice)) for p in parts):
         raise TypeError(
@@ -104,6 +117,23 @@ def getitem(x: Array, *, index: Any, needs: tuple[bool, ...] = (True,)) -> tuple
         return (gx,)
 
     return be.scalar(x[parts]), vjp
+
+
+def _is_scalar_index(part: Any) -> bool:
+    """Whether `part` counts as a whole number: NumPy's scalars do, arrays do not."""
+    return hasattr(part, "__index__") and not hasattr(part, "__dlpack__")
+
+
+def clone(x: Array, *, needs: tuple[bool, ...] = (True,)) -> tuple[Array, Vjp]:
+    """A copy of `x` in its memory order."""
+    return backend.of(x=x).copy(x), lambda gy: (gy,)
+
+
+def astype(x: Array, *, dtype: Any, needs: tuple[bool, ...] = (True,)) -> tuple[Array, Vjp]:
+    """`x` with elements of another type; the gradient comes back in the type of `x`."""
+    be = backend.of(x=x)
+    target = be.dtype(dtype) if isinstance(dtype, str) else dtype
+    return be.xp.astype(x, target), lambda gy: (be.xp.astype(gy, x.dtype),)
 
 
 def _axes(dim: int | tuple[int, ...] | None, ndim: int) -> tuple[int, ...]:
