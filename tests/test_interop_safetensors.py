@@ -237,3 +237,9 @@ def test_names_may_hold_any_text(tmp_path):
 def test_numbers_are_arrays_without_axes(tmp_path):
     save({"x": backend.asarray(2.0)}, tmp_path / "w")
     assert load(tmp_path / "w")["x"].shape == ()
+
+
+def test_nested_state_is_refused_with_a_way_out(tmp_path):
+    with pytest.raises(WeightsError, match=r"got a dict under 'state'"):
+        save({"state": {0: {"step": 1}}}, tmp_path / "optimizer.safetensors")
+    assert list(tmp_path.iterdir()) == []

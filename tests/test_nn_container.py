@@ -77,3 +77,17 @@ def test_repr():
     assert repr(nn.Sequential(nn.ReLU(), nn.Sequential(nn.Tanh()))) == (
         "Sequential(\n  (0): ReLU()\n  (1): Sequential(\n    (0): Tanh()\n  )\n)"
     )
+
+
+def test_a_module_list_registers_and_is_sliced():
+    layers = nn.ModuleList(nn.Linear(2, 2) for _ in range(3))
+    layers.append(nn.ReLU())
+    assert len(layers) == 4
+    assert [name for name, _ in layers.named_parameters()][:2] == ["0.weight", "0.bias"]
+    assert isinstance(layers[1:3], nn.ModuleList)
+    assert layers[1:3][0] is layers[1]
+    assert isinstance(layers[-1], nn.ReLU)
+    with pytest.raises(IndexError, match="place 4 of a ModuleList of 4"):
+        layers[4]
+    with pytest.raises(NotImplementedError, match="ModuleList does not define forward"):
+        layers(1)

@@ -111,7 +111,7 @@ def test_all_that_does_not_fit_is_one_error_and_nothing_is_loaded(be):
     assert str(caught.value).splitlines() == [
         "the state does not fit Net; nothing was loaded",
         "  missing: block.scale, fc.bias",
-        "  unexpected: head.weight, extra",
+        "  unexpected: extra, head.weight",
         "  wrong shape: block.bn.bias (expected (2,), got (3,)), "
         "fc.weight (expected (3, 8), got (8, 3))",
     ]
@@ -244,3 +244,8 @@ def test_deepcopy_on_every_backend(be):
     for p in twin.parameters():
         be.assign(p.data, 0)
     assert_same(host(net), before)
+
+
+def test_a_path_is_no_state():
+    with pytest.raises(TypeError, match=r"got str; read a file first: model\.load_state"):
+        nn.Linear(2, 1).load_state_dict("weights.safetensors")

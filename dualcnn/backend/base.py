@@ -190,6 +190,10 @@ class Backend:
         """A copy in the memory order of `x`."""
         return self.assign(self.empty_like(x), x)
 
+    def c_copy(self, x: Array) -> Array:
+        """A copy in C order."""
+        return self.assign(self.empty(tuple(x.shape), x.dtype), x)
+
     def assign(self, out: Array, x: Any) -> Array:
         """Write `x`, broadcast, into `out` and return `out`."""
         out[...] = x

@@ -25,12 +25,16 @@ def default_size() -> int:
     """`DUALCNN_THREADS`, or the cores this process may run on."""
     text = os.environ.get("DUALCNN_THREADS", "").strip()
     if text:
-        if not text.isdigit() or int(text) < 1:
+        try:
+            size = int(text)
+        except ValueError:
+            size = 0
+        if size < 1:
             raise ValueError(
                 f"DUALCNN_THREADS is {text!r}; expected a whole number from 1, such as "
                 "DUALCNN_THREADS=2, or leave it unset to use every core"
             )
-        return int(text)
+        return size
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

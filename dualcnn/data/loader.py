@@ -10,6 +10,7 @@ from .. import backend as backends
 from .. import random
 from ..autograd import Tensor
 from ..backend import Array, Backend
+from ..ops.geometry import channels_first, channels_last
 from .dataset import ImageDataset
 
 __all__ = ["DataLoader"]
@@ -66,7 +67,7 @@ class DataLoader:
             )
         # Channels last underneath, like all feature maps, so that a batch is whole rows of memory.
         channels = x.shape[1] if len(x.shape) > 1 else 1
-        self._x = be.contiguous(_channels_last(be, self._checked_inputs(x)))
+        self._x = be.contiguous(self._rows(self._checked_inputs(x)))
         self._y = be.asarray(y, self._dtype if be.is_floating(y) else "int64")
         self._full = 255.0 if x.dtype == be.dtype("uint8") else 1.0
         self._affine = self._normalisation(mean, std, channels)
@@ -106,7 +107,7 @@ class DataLoader:
             x += shift
         elif self._full != 1.0:
             x /= self._full
-        x = _channels_first(self.backend, x)
+        x = channels_first(self.backend, x) if x.ndim > 2 else x
         if self.transform is None:
             return x
         result = self.transform(x)
@@ -117,6 +118,9 @@ class DataLoader:
                 f"shape {getattr(result, 'shape', None)}"
             )
         return result
+
+    def _rows(self, x: Array) -> Array:
+        return channels_last(self.backend, x) if x.ndim > 2 else x
 
     def _checked_inputs(self, x: Array) -> Array:
         if x.dtype == self.backend.dtype("uint8"):
@@ -180,13 +184,3 @@ def _per_channel(name: str, value: float | Sequence[float], channels: int) -> li
             f"expected {name} to be one number or {channels}, one a channel; got {len(values)}"
         )
     return values * (channels // len(values))
-
-
-def _channels_last(be: Backend, x: Array) -> Array:
-    n = len(x.shape)
-    return be.xp.permute_dims(x, (0, *range(2, n), 1)) if n > 2 else x
-
-
-def _channels_first(be: Backend, x: Array) -> Array:
-    n = len(x.shape)
-    return be.xp.permute_dims(x, (0, n - 1, *range(1, n - 1))) if n > 2 else x

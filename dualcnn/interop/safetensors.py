@@ -69,6 +69,12 @@ def save(
             f"expected a dict of named arrays, such as model.state_dict(), got a "
             f"{type(state).__name__}"
         )
+    if nested := [name for name, value in state.items() if isinstance(value, (Mapping, list))]:
+        raise WeightsError(
+            f"expected an array under each name, got a {type(state[nested[0]]).__name__} under "
+            f"{nested[0]!r}; a safetensors file holds no nested state, so save each array under a "
+            "name of its own"
+        )
     notes = dict(metadata or {})
     if HASH in notes or not all(isinstance(v, str) for item in notes.items() for v in item):
         raise WeightsError(f'expected metadata of text by name, without "{HASH}", got {notes}')

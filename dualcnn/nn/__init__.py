@@ -2,7 +2,7 @@
 
 from . import init
 from .activation import Identity, LeakyReLU, LogSoftmax, ReLU, Sigmoid, Softmax, Tanh
-from .container import Sequential
+from .container import ModuleList, Sequential
 from .convolution import Conv2d, LazyConv2d
 from .dropout import Dropout
 from .linear import Flatten, LazyLinear, Linear
@@ -33,6 +33,7 @@ __all__ = [
     "MSELoss",
     "MaxPool2d",
     "Module",
+    "ModuleList",
     "NLLLoss",
     "Parameter",
     "ReLU",

@@ -1,16 +1,56 @@
-"""Layers one after another."""
+"""Modules that hold others in order."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Self, overload
 
 from .module import Module
 
-__all__ = ["Sequential"]
+__all__ = ["ModuleList", "Sequential"]
 
 
-class Sequential(Module):
+class _Ordered(Module):
+    """Submodules by their place."""
+
+    def _of(self, named: list[tuple[str, Module]]) -> Self:
+        """A container of the same kind that shares these."""
+        result = type(self)()
+        for name, module in named:
+            result.add_module(name, module)
+        return result
+
+    def append(self, module: Module) -> Self:
+        """Add a module at the end."""
+        self.add_module(str(len(self)), module)
+        return self
+
+    def __len__(self) -> int:
+        return len(self._own_modules())
+
+    def __iter__(self) -> Iterator[Module]:
+        return iter([layer for _, layer in self._own_modules()])
+
+    @overload
+    def __getitem__(self, index: int) -> Module: ...
+    @overload
+    def __getitem__(self, index: slice) -> Self: ...
+    def __getitem__(self, index: int | slice) -> Module:
+        if isinstance(index, slice):
+            return self._of(self._own_modules()[index])
+        return self._at(index)[1]
+
+    def __setitem__(self, index: int, module: Module) -> None:
+        self.add_module(self._at(index)[0], module)
+
+    def _at(self, index: int) -> tuple[str, Module]:
+        layers = self._own_modules()
+        if not -len(layers) <= index < len(layers):
+            raise IndexError(f"place {index} of a {type(self).__name__} of {len(layers)}")
+        return layers[index]
+
+
+class Sequential(_Ordered):
     """Each layer gets the output of the one before.
 
     Layers are named "0", "1", …; given as one dict they have its keys. `model[0]` is a layer,
@@ -34,31 +74,14 @@ class Sequential(Module):
             x = layer(x)
         return x
 
-    def append(self, module: Module) -> Self:
-        """Add a layer at the end."""
-        self.add_module(str(len(self)), module)
-        return self
 
-    def __len__(self) -> int:
-        return len(self._own_modules())
+class ModuleList(_Ordered):
+    """Modules in a list, which `parameters()` finds; `forward` is for the owner to write.
 
-    def __iter__(self) -> Iterator[Module]:
-        return iter([layer for _, layer in self._own_modules()])
+    >>> self.blocks = nn.ModuleList(Block(64) for _ in range(3))
+    """
 
-    @overload
-    def __getitem__(self, index: int) -> Module: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequential: ...
-    def __getitem__(self, index: int | slice) -> Module:
-        if isinstance(index, slice):
-            return Sequential(dict(self._own_modules()[index]))
-        return self._at(index)[1]
-
-    def __setitem__(self, index: int, module: Module) -> None:
-        self.add_module(self._at(index)[0], module)
-
-    def _at(self, index: int) -> tuple[str, Module]:
-        layers = self._own_modules()
-        if not -len(layers) <= index < len(layers):
-            raise IndexError(f"layer {index} of a Sequential of {len(layers)}")
-        return layers[index]
+    def __init__(self, modules: Iterable[Module] = ()) -> None:
+        super().__init__()
+        for module in modules:
+            self.append(module)

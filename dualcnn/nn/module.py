@@ -247,7 +247,7 @@ class Module:
 
         Convolution weights are `(O, C/groups, KH, KW)`. Tied parameters are under all their paths.
         """
-        return {key: _contiguous_copy(tensor) for key, tensor in self._state().items()}
+        return {key: tensor.backend.c_copy(tensor.data) for key, tensor in self._state().items()}
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True) -> LoadedKeys:
         """Take over values from Tensors or arrays of any backend, in each parameter's own dtype.
@@ -255,9 +255,14 @@ class Module:
         Raises `StateDictError`, and loads nothing, where a shape differs or, unless `strict` is
         False, where keys are missing or unexpected; it names all of them.
         """
+        if not isinstance(state_dict, Mapping):
+            raise TypeError(
+                f"expected arrays by name, got {type(state_dict).__name__}; read a file first: "
+                "model.load_state_dict(dualcnn.load(path))"
+            )
         own = self._state()
         missing = [key for key in own if key not in state_dict]
-        unexpected = [key for key in state_dict if key not in own]
+        unexpected = sorted(key for key in state_dict if key not in own)
         new, misshapen = {}, []
         for key, tensor in own.items():
             if key not in state_dict:
@@ -367,8 +372,3 @@ def _unique(named: Iterator[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
         if id(member) not in seen:
             seen.add(id(member))
             yield name, member
-
-
-def _contiguous_copy(tensor: Tensor) -> Array:
-    be = tensor.backend
-    return be.assign(be.empty(tensor.shape, tensor.dtype), tensor.data)

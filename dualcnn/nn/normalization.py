@@ -63,7 +63,7 @@ class _BatchNorm(Module):
                 param.data = param.backend.full(param.shape, value, param.dtype)
 
     def forward(self, x: Any) -> Tensor:
-        if len(x.shape) not in self.dimensions:
+        if len(x.shape) not in self.dimensions or x.shape[1] != self.num_features:
             raise ValueError(
                 f"expected an input {self.layout} with C = {self.num_features}, got shape "
                 f"{tuple(x.shape)}"

@@ -9,11 +9,13 @@ state and changes no input. `needs` says which inputs want a gradient. Some retu
 """
 
 from .activation import leaky_relu, log_softmax, relu, sigmoid, softmax, tanh
-from .arithmetic import add, div, linear, matmul, mul, pow, sub
+from .arithmetic import add, div, matmul, mul, pow, sub
 from .convolution import conv2d
+from .dropout import dropout
 from .geometry import GeometryError
+from .linear import linear
 from .loss import cross_entropy, mse_loss, nll_loss, one_hot
-from .normalization import batch_norm, dropout
+from .normalization import batch_norm
 from .pooling import adaptive_avg_pool2d, avg_pool2d, max_pool2d
 from .shape import astype, clone, concat, flatten, getitem, mean, permute, reshape, sum, transpose
 from .types import Vjp

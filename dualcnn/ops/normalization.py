@@ -1,4 +1,4 @@
-"""Batch normalisation (Ioffe, Szegedy, 2015) and dropout (Srivastava and others, 2014)."""
+"""Batch normalisation: Ioffe, Szegedy, 2015."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ..backend import Array, Backend
 from .geometry import channels_first, channels_last, one_dtype
 from .types import Vjp
 
-__all__ = ["batch_norm", "dropout"]
+__all__ = ["batch_norm"]
 
 FOLDED_CHANNELS = 2048
 """Rows of few channels are read side by side up to this width: a NumPy loop over 2,048 numbers
@@ -169,32 +169,3 @@ def _normalize_grad(
 
 def _scale(xp: Any, g: Array, scale: Array) -> Array:
     return g * scale
-
-
-def dropout(
-    x: Array, *, p: float, stream: tuple[int, int], needs: tuple[bool, ...] = (True,)
-) -> tuple[Array, Vjp]:
-    """Zero each value with probability `p` and multiply the others by `1 / (1 - p)`, in any shape.
-
-    `stream` is `(seed, draw)`: the same stream drops the same places on every backend.
-    """
-    be = backend.of(x=x)
-    if not 0 <= p <= 1:
-        raise ValueError(f"dropout: expected a probability from 0 to 1, got {p!r}")
-    words = backend.random_bits(be, math.prod(x.shape), *stream)
-    keep = (
-        words >= round(p * 2**32)
-        if 0 < p < 1
-        else be.full(tuple(words.shape), p == 0, be.dtype("bool"))
-    )
-    if x.ndim > 2:
-        keep = be.xp.reshape(keep, (x.shape[0], *x.shape[2:], x.shape[1]))
-        keep = channels_first(be, keep)
-    else:
-        keep = be.xp.reshape(keep, tuple(x.shape))
-    factor = 1 / (1 - p) if p < 1 else 0.0
-    return be.fuse(_drop)(x, keep, factor), lambda gy: (be.fuse(_drop)(gy, keep, factor),)
-
-
-def _drop(xp: Any, x: Array, keep: Array, factor: float) -> Array:
-    return xp.where(keep, x * factor, 0.0)

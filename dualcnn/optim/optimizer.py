@@ -8,7 +8,6 @@ from typing import Any, ClassVar
 
 from .. import backend
 from ..autograd import Tensor
-from ..backend import Array
 from .buffer import FlatBuffer, GroupBuffers, Run
 
 __all__ = ["Optimizer", "require"]
@@ -147,7 +146,7 @@ class Optimizer:
             if buffer.counts[i]:
                 entry: dict[str, Any] = {"step": buffer.counts[i]} if self.saves_step else {}
                 for name in self.moments:
-                    entry[name] = _contiguous_copy(buffer, buffer.view(buffer.moment(name), i))
+                    entry[name] = buffer.backend.c_copy(buffer.view(buffer.moment(name), i))
                 state[index] = entry
         groups = []
         index = 0
@@ -240,7 +239,7 @@ class Optimizer:
             (
                 buffer.counts[i],
                 {
-                    name: backend.to_numpy(_contiguous_copy(buffer, buffer.view(flat, i)))
+                    name: backend.to_numpy(buffer.backend.c_copy(buffer.view(flat, i)))
                     for name, flat in buffer.moments.items()
                 },
             )
@@ -256,11 +255,6 @@ class Optimizer:
             buffer.counts[i] = count
             for name, value in moments.items():
                 buffer.write(name, i, value)
-
-
-def _contiguous_copy(buffer: FlatBuffer, view: Array) -> Array:
-    be = buffer.backend
-    return be.assign(be.empty(tuple(view.shape), view.dtype), view)
 
 
 def _name(value: Any) -> str:
