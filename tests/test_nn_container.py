@@ -32,7 +32,7 @@ def test_indexing_length_iteration():
     assert list(model[-2:].state_dict()) == ["2.weight", "2.bias"]
     assert list(model[1:1]) == []
     for index in (4, -5):
-        with pytest.raises(IndexError, match=f"layer {index} of a Sequential of 4"):
+        with pytest.raises(IndexError, match=f"place {index} of a Sequential of 4"):
             model[index]
 
 
