@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -203,9 +204,11 @@ sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 def test_the_default_size_follows_the_environment_and_the_affinity(monkeypatch):
     monkeypatch.setenv("DUALCNN_THREADS", "3")
     assert default_size() == 3
-    monkeypatch.setenv("DUALCNN_THREADS", "none")
-    with pytest.raises(ValueError, match="DUALCNN_THREADS is 'none'; expected a whole number"):
-        default_size()
+    for text in ("none", "0", "-3", "1.5", "²"):
+        monkeypatch.setenv("DUALCNN_THREADS", text)
+        expected = f"DUALCNN_THREADS is '{re.escape(text)}'; expected a whole number"
+        with pytest.raises(ValueError, match=expected):
+            default_size()
     monkeypatch.delenv("DUALCNN_THREADS")
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 4, 5}, raising=False)
     assert default_size() == 3

@@ -1,4 +1,4 @@
-"""The command `dualcnn` as a process: signals, and a reader that goes away."""
+"""The command `dualcnn` as a process: signals, its environment, and where its output goes."""
 
 from __future__ import annotations
 
@@ -8,21 +8,29 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import dualcnn
-from dualcnn import cli
+from dualcnn import backend, cli
 
 
-def start(*arguments: str) -> subprocess.Popen[str]:
+def start(*arguments: str, stdout: Any = subprocess.PIPE, **env: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-u", "-m", "dualcnn", *arguments],
-        env={**os.environ, "PYTHONPATH": str(Path(dualcnn.__file__).parents[1])},
-        stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": str(Path(dualcnn.__file__).parents[1]), **env},
+        stdout=stdout,
         stderr=subprocess.PIPE,
         text=True,
     )
+
+
+def run(*arguments: str, **settings: Any) -> tuple[int, str | None, str]:
+    """The exit status, the output and what was told on standard error."""
+    with start(*arguments, **settings) as process:
+        out, err = process.communicate(timeout=60)
+    return process.returncode, out, err
 
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
@@ -49,3 +57,48 @@ def test_a_closed_pipe_is_no_error(tmp_path, monkeypatch):
         process.stdout.close()
         assert process.stderr.read() == ""
         assert process.wait(timeout=60) == 141
+
+
+@pytest.mark.parametrize(("command", "value"), [("train", "abc"), ("train", "0"), ("info", "²")])
+def test_threads_that_are_no_number(tmp_path, monkeypatch, command, value):
+    monkeypatch.chdir(tmp_path)
+    status, _, err = run(command, DUALCNN_THREADS=value, PYTHONIOENCODING="utf-8")
+    assert status == 2
+    assert re.fullmatch(r"dualcnn: error: DUALCNN_THREADS is .+; expected a whole number.+\n", err)
+    assert os.listdir(tmp_path) == []
+
+
+def test_info_works_where_the_chosen_backend_does_not():
+    status, out, err = run("info", DUALCNN_BACKEND="gpu")
+    assert (status, err) == (0, "")
+    assert "DUALCNN_BACKEND=gpu: unknown backend 'gpu'; expected" in out
+    assert "backend in use: numpy on cpu" in out
+    if not backend.available()["cupy"].usable:
+        status, out, _ = run("info", DUALCNN_BACKEND="cuda")
+        assert status == 0
+        assert "DUALCNN_BACKEND=cuda: the CUDA backend is not usable: " in out
+        assert "backend in use: numpy on cpu" in out
+
+
+def test_other_commands_name_the_setting_at_fault(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    status, _, err = run("train", DUALCNN_BACKEND="gpu")
+    assert status == 2
+    assert err.startswith("dualcnn: error: DUALCNN_BACKEND=gpu: unknown backend 'gpu'; expected")
+
+
+def test_characters_that_the_output_cannot_hold(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    options = ("--model", "mlp", "--epochs", "1", "--validation", "0.9", "--out", "gelöst")
+    status, out, err = run("train", *options, PYTHONIOENCODING="ascii")
+    assert (status, err) == (0, "")
+    assert out.endswith("run: gel\\xf6st\n")
+    assert (tmp_path / "gelöst" / "last.safetensors").is_file()
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full, as Linux has it")
+def test_output_that_cannot_be_written():
+    with open("/dev/full", "w") as full:
+        status, _, err = run("info", stdout=full)
+    assert status == 2
+    assert err == "dualcnn: error: could not write the output: No space left on device\n"

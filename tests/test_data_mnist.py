@@ -167,6 +167,16 @@ def test_files_are_found_where_they_may_lie(
         monkeypatch.setenv(how, str(tmp_path / "here"))
     root = tmp_path / "here" if how == "root" else None
     assert_tiny(mnist(root, download=False))
+    found = mnist_module.find_mnist(root)
+    assert {name: path.parent for name, path in found.items()} == dict.fromkeys(
+        NAMES, tmp_path / "here" / place
+    )
+
+
+def test_finding_reads_nothing_and_names_what_is_missing(tiny_mnist: Path, tmp_path: Path) -> None:
+    assert mnist_module.find_mnist() == dict.fromkeys(NAMES)
+    (tmp_path / LABELS).write_bytes(b"not MNIST")
+    assert mnist_module.find_mnist(tmp_path) == {**dict.fromkeys(NAMES), LABELS: tmp_path / LABELS}
 
 
 def test_a_bad_file_of_ones_own_is_named_and_not_replaced(
@@ -296,6 +306,7 @@ def test_when_all_mirrors_fail_the_error_lists_them_and_says_what_to_do(
     ]
     assert "refused" in answers[1]
     assert "DUALCNN_DATA" in advice
+    assert "--data-dir" in advice
     assert "mnist5k" in advice
     assert list(tmp_path.glob("*.gz")) == []
 

@@ -204,6 +204,15 @@ def test_best_epoch(rows, best):
     assert history.best.epoch == best
 
 
+def test_a_history_reads_well():
+    history = train.History([epoch(1, 0.51234, 0.8, 0.61), epoch(2, 0.4, 0.925, 0.25)])
+    assert repr(history) == (
+        "<History: 2 epochs, best 2: "
+        "loss 0.4000, accuracy 50.00 %, validation loss 0.2500, accuracy 92.50 %>"
+    )
+    assert repr(train.History()) == "<History: no epochs>"
+
+
 def test_callbacks_hear_of_everything():
     recorder = Recorder()
     train.fit(small_model(), (X, Y), epochs=2, batch_size=5, callbacks=[recorder])

@@ -160,6 +160,17 @@ def test_weights_of_another_network(tmp_path):
         assert name in str(raised.value)
 
 
+def test_weights_of_another_run(tmp_path):
+    finished(tmp_path, 0.5)
+    config = tmp_path / "config.json"
+    config.write_text('{"model": "lenet"}')
+    with pytest.raises(RunError, match=r"holds weights of mlp, but .* trained lenet"):
+        Run.open(tmp_path)
+    for same in ('{"model": "mlp"}', '{"model": "a name of my own"}'):
+        config.write_text(same)
+        assert Run.open(tmp_path).network.name == "mlp"
+
+
 def test_weights_of_another_program(tmp_path):
     path = tmp_path / "last.safetensors"
     dualcnn.save(NETWORK.build().state_dict(), path)

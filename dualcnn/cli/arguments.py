@@ -5,67 +5,106 @@ from __future__ import annotations
 import argparse
 import json
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from .. import __version__, models
 from ..train.recipe import LEARNING_RATES, SCHEDULES
+from .errors import UserError
+from .resources import DATA
 
-__all__ = ["DATA", "UserError", "parse"]
-
-DATA = ("mnist5k", "mnist")
+__all__ = ["parse"]
 
 
-class UserError(Exception):
-    """Something that the user asked for and can mend; its text is all that is shown."""
+class _Mistake(Exception):
+    """Arguments that a parser rejects, for `parse` to say where they came from."""
+
+    def __init__(self, parser: argparse.ArgumentParser, message: str) -> None:
+        super().__init__(message)
+        self.parser = parser
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise _Mistake(self, message)
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
-    """The options of the command, `.command` its name, with those of a `--config` file."""
-    parser, train_parser = _parsers()
-    options = parser.parse_args(arguments)
-    if getattr(options, "config", None) is not None:
-        # As arguments before the given ones, values pass the same checks and lose against those.
+    """The options of the command, `.command` its name, with those of a `--config` file.
+
+    Ends the program, as argparse does, where the arguments are wrong or ask for help; raises
+    UserError, which names the file, for mistakes in the file.
+    """
+    parser, commands = _parsers()
+    try:
+        options = _options(parser, commands, arguments)
+        if getattr(options, "config", None) is None:
+            return options
+        # As arguments before the given ones, those of the file lose against them.
         place = arguments.index("train") + 1
-        configured = _config_arguments(options.config, train_parser)
-        options = parser.parse_args([*arguments[:place], *configured, *arguments[place:]])
+        configured = _config_arguments(options.config, commands["train"])
+        return _options(parser, commands, [*arguments[:place], *configured, *arguments[place:]])
+    except _Mistake as mistake:
+        argparse.ArgumentParser.error(mistake.parser, str(mistake))
+
+
+def _options(
+    parser: _Parser, commands: dict[str, _Parser], arguments: list[str]
+) -> argparse.Namespace:
+    options, rest = parser.parse_known_args(arguments)
+    if rest:
+        commands[options.command].error(f"unrecognized arguments: {' '.join(rest)}")
     return options
 
 
-def _parsers() -> tuple[argparse.ArgumentParser, argparse.ArgumentParser]:
-    parser = argparse.ArgumentParser(
+def _parsers() -> tuple[_Parser, dict[str, _Parser]]:
+    """The parser of everything, and those of the commands by name."""
+    parser = _Parser(
         prog="dualcnn", description="Train convolutional networks on NumPy or on CuPy."
     )
     parser.add_argument("--version", action="version", version=f"dualcnn {__version__}")
-    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    group = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    commands: dict[str, _Parser] = {}
 
-    def command(name: str, text: str) -> argparse.ArgumentParser:
-        added = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
+    def command(name: str, text: str) -> _Parser:
+        added = group.add_parser(name, help=text, description=text, allow_abbrev=False)
         added.set_defaults(command=name)
+        commands[name] = added
         return added
 
-    def common(added: argparse.ArgumentParser) -> None:
-        added.add_argument("--backend", help='"cpu", "cuda", "cuda:1" or "auto" (default: cpu)')
+    def backend_option(added: _Parser) -> None:
+        added.add_argument(
+            "--backend",
+            help='"cpu", "cuda", "cuda:1" or "auto" (default: DUALCNN_BACKEND, or cpu)',
+        )
+
+    def data_folder(added: _Parser) -> None:
+        added.add_argument(
+            "--data-dir",
+            metavar="DIR",
+            help="folder with the files of mnist; those that are neither there nor in "
+            "DUALCNN_DATA or the cache are downloaded into it",
+        )
 
     add = command("train", "Train a network and leave a run folder.")
-    add.add_argument("--data", choices=DATA, default="mnist5k", help="default: %(default)s")
-    add.add_argument("--data-dir", metavar="DIR", help="where to look for the files of the data")
+    add.add_argument("--data", **_one_of(DATA), default="mnist5k", help="default: %(default)s")
+    data_folder(add)
     add.add_argument(
-        "--model", choices=models.names(), default="lenet", help="default: %(default)s"
+        "--model", **_one_of(models.names()), default="lenet", help="default: %(default)s"
     )
-    common(add)
+    backend_option(add)
     add.add_argument("--epochs", type=_count, default=15, metavar="N", help="default: %(default)s")
     add.add_argument(
         "--batch-size", type=_count, default=64, metavar="N", help="default: %(default)s"
     )
     add.add_argument(
-        "--optimizer", choices=LEARNING_RATES, default="adam", help="default: %(default)s"
+        "--optimizer", **_one_of(LEARNING_RATES), default="adam", help="default: %(default)s"
     )
     rates = ", ".join(f"{name} {rate:g}" for name, rate in LEARNING_RATES.items())
     add.add_argument("--lr", type=_positive, metavar="X", help=f"learning rate (default: {rates})")
     add.add_argument(
-        "--schedule", choices=SCHEDULES, default="onecycle", help="default: %(default)s"
+        "--schedule", **_one_of(SCHEDULES), default="onecycle", help="default: %(default)s"
     )
     add.add_argument("--momentum", type=_share, metavar="X", help="of sgd (default: 0.9)")
     add.add_argument("--weight-decay", type=_share, metavar="X", help="default: the optimizer's")
@@ -86,22 +125,37 @@ def _parsers() -> tuple[argparse.ArgumentParser, argparse.ArgumentParser]:
     )
     add.add_argument("--seed", type=_seed, default=0, metavar="N", help="default: %(default)s")
     add.add_argument("--out", metavar="DIR", help="default: runs/<date-time>-<model>")
-    add.add_argument("--config", metavar="FILE", help="TOML or JSON with options of these names")
+    add.add_argument(
+        "--config", metavar="FILE", help="a .toml or .json file with options of these names"
+    )
 
     run_help = "a run folder, or a .safetensors file of one"
     evaluate = command("evaluate", "Measure a run on test images.")
     predict = command("predict", "Say what images show: PNG, JPEG or .npy files.")
     for each in (evaluate, predict):
         each.add_argument("run", metavar="RUN", help=run_help)
-        each.add_argument("--weights", choices=("last", "best"), default="last")
-        common(each)
-    evaluate.add_argument("--data", choices=DATA, help="default: the data of the run")
-    evaluate.add_argument("--data-dir", metavar="DIR")
+        each.add_argument(
+            "--weights", **_one_of(("last", "best")), default="last", help="default: %(default)s"
+        )
+        backend_option(each)
+    evaluate.add_argument("--data", **_one_of(DATA), help="default: the data of the run")
+    data_folder(evaluate)
     predict.add_argument("images", nargs="+", metavar="IMAGE")
 
-    info = command("info", "Show versions, backends, threads, memory and data.")
-    info.set_defaults(backend=None)
-    return parser, add
+    command("info", "Show versions, backends, threads, memory and data.")
+    return parser, commands
+
+
+def _one_of(names: Collection[str]) -> dict[str, Any]:
+    """The settings of an argument that is one of `names`."""
+    known = ", ".join(names)
+
+    def read(text: str) -> str:
+        if text not in names:
+            raise argparse.ArgumentTypeError(f"expected one of {known}, got {text}")
+        return text
+
+    return {"type": read, "metavar": f"{{{','.join(names)}}}"}
 
 
 def _number(kind: Any, expected: str, fits: Callable[[Any], bool]) -> Callable[[str], Any]:
@@ -126,24 +180,42 @@ _positive = _number(float, "a number above 0", lambda x: 0 < x < float("inf"))
 _share = _number(float, "a number from 0 to below 1", lambda x: 0 <= x < 1)
 
 
-def _config_arguments(path: str, parser: argparse.ArgumentParser) -> list[str]:
-    """The options of a file as command-line arguments."""
-    text = Path(path).read_text(encoding="utf-8")
-    try:
-        content = json.loads(text) if path.lower().endswith(".json") else tomllib.loads(text)
-    except ValueError as error:
-        raise UserError(f"{path}: not valid as JSON or TOML: {error}") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: expected options by name, found a {type(content).__name__}")
+def _config_arguments(path: str, parser: _Parser) -> list[str]:
+    """The options of a file as command-line arguments that `parser` accepts."""
     known = {name for name in vars(parser.parse_args([])) if name not in ("config", "command")}
-    given = {name.replace("-", "_"): value for name, value in content.items()}
-    if unknown := sorted(given.keys() - known):
+    content = _read(path)
+    if unknown := [name for name in content if name.replace("-", "_") not in known]:
         raise UserError(
             f"{path}: unknown option {', '.join(unknown)}; known are {', '.join(sorted(known))}"
         )
-    for name, value in given.items():
+    arguments: dict[str, list[str]] = {}
+    for name, value in content.items():
+        flag = f"--{name.replace('_', '-')}"
+        if flag in arguments:
+            raise UserError(f"{path}: {name} is there twice, once with - and once with _")
         if isinstance(value, bool) or not isinstance(value, (str, int, float, type(None))):
-            raise UserError(f"{path}: {name}: expected a number or text, found {value!r}")
-    return [
-        f"--{name.replace('_', '-')}={value}" for name, value in given.items() if value is not None
-    ]
+            raise UserError(f"{path}: {name}: expected a number or text, got {value!r}")
+        arguments[flag] = [] if value is None else [f"{flag}={value}"]
+        try:
+            parser.parse_args(arguments[flag])
+        except _Mistake as mistake:
+            what = str(mistake).removeprefix(f"argument {flag}: ")
+            raise UserError(f"{path}: {name}: {what}") from mistake
+    return [argument for given in arguments.values() for argument in given]
+
+
+def _read(path: str) -> dict[str, Any]:
+    kind = Path(path).suffix.lower()
+    if kind not in (".toml", ".json"):
+        raise UserError(f"{path}: expected a .toml or a .json file")
+    try:
+        # With or without the mark that some editors put at the beginning.
+        text = Path(path).read_text(encoding="utf-8-sig")
+        content = json.loads(text) if kind == ".json" else tomllib.loads(text)
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: expected text in UTF-8: {error}") from error
+    except ValueError as error:
+        raise UserError(f"{path}: not valid {kind[1:].upper()}: {error}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: expected options by name, got a {type(content).__name__}")
+    return content

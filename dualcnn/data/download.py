@@ -83,7 +83,8 @@ def download(file: RemoteFile, folder: Path, mirrors: Iterable[str]) -> bytes:
     raise DownloadError(
         "\n".join([f"could not download {file.name}; the mirrors said:", *answers])
         + f"\nWithout a network: copy {file.name} from another machine into a folder named mnist, "
-        "and set DUALCNN_DATA to the folder above it. data.mnist5k() needs no download."
+        "and set DUALCNN_DATA to the folder above it, or give that folder as root (the command "
+        "dualcnn: as --data-dir). The digits of mnist5k need no download."
     )
 
 
@@ -114,5 +115,6 @@ def _write(target: Path, data: bytes) -> None:
         write_file(target, data)
     except OSError as error:
         raise DownloadError(
-            f"could not write {target}: {error}; set DUALCNN_CACHE to a folder that can be written"
+            f"could not write {target}: {error}; set DUALCNN_CACHE, or root (the command dualcnn: "
+            "--data-dir), to a folder that can be written"
         ) from error

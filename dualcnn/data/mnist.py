@@ -15,7 +15,7 @@ from .dataset import ImageDataset
 from .download import RemoteFile, cache_dir, download, read_verified
 from .idx import DataFormatError
 
-__all__ = ["mnist", "mnist5k"]
+__all__ = ["find_mnist", "mnist", "mnist5k"]
 
 CLASSES = tuple("0123456789")
 
@@ -83,8 +83,25 @@ def mnist(
     cache is downloaded again), FileNotFoundError when `download` is False and a file is missing,
     and DownloadError, which says what each mirror answered and what to do without a network.
     """
-    own = [Path(folder) for folder in (root, os.environ.get("DUALCNN_DATA")) if folder]
+    own = _own_folders(root)
     return _datasets("mnist", lambda file: _content(file, own, root, download))
+
+
+def find_mnist(root: str | os.PathLike[str] | None = None) -> dict[str, Path | None]:
+    """Where each file of MNIST lies, by its name; None for one that `mnist` would download.
+
+    Looks where `mnist(root)` looks, and reads none of them.
+    """
+    folders = [*_own_folders(root), cache_dir()]
+    return {
+        file.name: next((path for folder in folders if (path := _find(folder, file.name))), None)
+        for part in FILES.values()
+        for file in part
+    }
+
+
+def _own_folders(root: str | os.PathLike[str] | None) -> list[Path]:
+    return [Path(folder) for folder in (root, os.environ.get("DUALCNN_DATA")) if folder]
 
 
 def _datasets(

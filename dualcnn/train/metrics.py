@@ -55,6 +55,17 @@ class Epoch:
         accuracy = self.val_accuracy
         return (0.0 if accuracy is None or math.isnan(accuracy) else accuracy, -loss)
 
+    def measured(self) -> list[str]:
+        """Losses and accuracies in words, those that there are."""
+        parts = [f"loss {self.loss:.4f}"]
+        if not math.isnan(self.accuracy):
+            parts.append(f"accuracy {100 * self.accuracy:5.2f} %")
+        if self.val_loss is not None:
+            parts.append(f"validation loss {self.val_loss:.4f}")
+        if self.val_accuracy is not None and not math.isnan(self.val_accuracy):
+            parts.append(f"accuracy {100 * self.val_accuracy:5.2f} %")
+        return parts
+
 
 class History(list[Epoch]):
     """The epochs of a training, in order."""
@@ -67,6 +78,12 @@ class History(list[Epoch]):
     def column(self, name: str) -> list[Any]:
         """One value of every epoch, such as `column("val_accuracy")`."""
         return [getattr(epoch, name) for epoch in self]
+
+    def __repr__(self) -> str:
+        if not self:
+            return "<History: no epochs>"
+        best = self.best
+        return f"<History: {len(self)} epochs, best {best.epoch}: {', '.join(best.measured())}>"
 
 
 class RunningMetrics:

@@ -53,15 +53,8 @@ class Progress(Callback):
 
 def describe(row: Epoch, epochs: int) -> str:
     """One epoch in one line."""
-    parts = [f"epoch {row.epoch:{len(str(epochs))}}/{epochs}", f"loss {row.loss:.4f}"]
-    if not math.isnan(row.accuracy):
-        parts.append(f"accuracy {100 * row.accuracy:5.2f} %")
-    if row.val_loss is not None:
-        parts.append(f"validation loss {row.val_loss:.4f}")
-    if row.val_accuracy is not None and not math.isnan(row.val_accuracy):
-        parts.append(f"accuracy {100 * row.val_accuracy:5.2f} %")
-    parts.append(f"{row.seconds:.1f} s")
-    return "  ".join(parts)
+    place = f"epoch {row.epoch:{len(str(epochs))}}/{epochs}"
+    return "  ".join([place, *row.measured(), f"{row.seconds:.1f} s"])
 
 
 class _Bar(Protocol):

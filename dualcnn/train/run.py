@@ -86,6 +86,8 @@ class RunFolder(Callback):
                 out.write(content)
         except FileExistsError:
             raise _not_empty(self.path) from None
+        except OSError as error:
+            raise RunError(f"could not write {self.path / CONFIG}: {error.strerror}") from error
 
     def on_epoch_end(self, state: TrainingState) -> None:
         from .. import __version__
@@ -134,12 +136,22 @@ class Run:
             )
         arrays, notes = interop.read(weights)
         network, epoch = _network(weights, notes)
+        config = weights.parent / CONFIG
+        options = _options(config)
+        trained = options.get("model", network.name)
+        # Options are anybody's: only another model that can be built is surely another network.
+        if trained != network.name and trained in models.names():
+            raise RunError(
+                f"{weights} holds weights of {network.name}, but by {config} the run trained "
+                f"{trained}: they are of different runs; put the right weights there, or these "
+                "into a folder of their own"
+            )
         model = network.build()
         try:
             model.load_state_dict(arrays)
         except ValueError as error:
             raise RunError(f"{weights} does not fit its network {network.name}: {error}") from error
-        return cls(path, weights, network, model, epoch, _options(weights.parent / CONFIG))
+        return cls(path, weights, network, model, epoch, options)
 
 
 def _network(weights: Path, notes: Mapping[str, str]) -> tuple[Network, int]:
