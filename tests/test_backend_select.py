@@ -243,3 +243,19 @@ def test_values_move_between_backends(other):
     back = dualcnn.asarray(there, backend="cpu")
     assert isinstance(back, np.ndarray)
     assert back.tolist() == [0.0, 1.0, 2.0]
+
+
+def test_a_timer_counts_the_seconds_of_its_block(be, monkeypatch):
+    clock = iter([10.0, 12.5])
+    monkeypatch.setattr("dualcnn.backend.base.time.perf_counter", lambda: next(clock))
+    with be.timer() as timer:
+        pass
+    assert timer.seconds == 2.5
+
+
+def test_a_copy_of_a_backend_is_the_backend(be):
+    import copy
+    import pickle
+
+    assert copy.deepcopy(be) is be
+    assert pickle.loads(pickle.dumps(backend.get("cpu"))) is backend.get("cpu")

@@ -104,6 +104,9 @@ class Backend:
 
         return get, (self.name if self.device == "cpu" else self.device,)
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self
+
     # The edges: what enters, what leaves.
 
     def owns(self, x: Any) -> bool:

@@ -102,7 +102,8 @@ class use:
     """Choose where new arrays are born; operations follow the arrays they are given.
 
     `use("cuda")` as a call sets the default of the process. `with use("cuda"):` holds within the
-    block, for this thread or task alone, and leaves the default as it was. Names: "auto" (the GPU
+    block, for this thread or task alone, and leaves the default as it was; only while the block is
+    being entered do other threads see the new default. Names: "auto" (the GPU
     if it is usable; the reason is logged), "cpu" or "numpy", "cuda" or "cupy", "cuda:1".
     Raises `BackendUnavailableError` with the way to mend it.
     """
