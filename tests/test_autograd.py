@@ -90,11 +90,15 @@ def test_ten_thousand_operations_deep(be):
 
 
 def test_a_deep_graph_is_also_freed_without_recursion():
-    y = Tensor(np.ones(1), requires_grad=True)
+    y = first = Tensor(np.ones(1), requires_grad=True) + 1
+    kept = weakref.ref(first)
     for _ in range(20_000):
         y = y + 1
+    del first
+    assert kept() is not None
     del y
     gc.collect()
+    assert kept() is None
 
 
 def test_no_grad_records_nothing(be):

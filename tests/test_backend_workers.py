@@ -148,7 +148,9 @@ def test_one_thread_leaves_blas_alone(monkeypatch):
         raise AssertionError("BLAS was touched")
 
     monkeypatch.setattr(blas, "single_threaded", never)
-    WorkerPool(1).run(lambda part: None, 4)
+    done: list[int] = []
+    WorkerPool(1).run(done.append, 4)
+    assert done == [0, 1, 2, 3]
 
 
 def test_results_are_bitwise_the_same_for_any_number_of_threads(threads):

@@ -66,8 +66,10 @@ def test_a_dataset_cannot_be_changed() -> None:
 
 def test_a_dataset_does_not_lock_the_arrays_it_was_given() -> None:
     own = images()
-    ImageDataset(own, np.arange(7), CLASSES)
+    ds = ImageDataset(own, np.arange(7), CLASSES)
     own[0] = 1
+    assert own.flags.writeable
+    assert not ds.images.flags.writeable
 
 
 @pytest.mark.parametrize(

@@ -110,11 +110,11 @@ class WorkerPool:
 
     def run(self, body: Callable[[int], None], parts: int) -> None:
         """Call `body(0)`, …, `body(parts - 1)`, each once, and return when all have ended."""
-        job = _Job(body, parts)
-        helpers = min(self.size, parts) - 1
         if parts == 1:
             body(0)
             return
+        job = _Job(body, parts)
+        helpers = min(self.size, parts) - 1
         if helpers < 1 or self.inside:
             self._work(job)
             job.raise_error()
