@@ -80,12 +80,13 @@ def _convolve(
     def vjp(gy: Array) -> tuple[Array | None, ...]:
         gl = channels_last(be, be.in_order_of(gy, y))
         gx = gw = gb = None
-        if needs[1] or (bias is not None and needs[2]):
-            gw, gb = _parameter_gradients(be, xl, gl, wl.shape, window, groups)
+        wants_bias = bias is not None and needs[2]
+        if needs[1] or wants_bias:
+            gw, gb = _parameter_gradients(be, xl, gl, wl.shape, window, groups, wants_bias)
             gw = channels_first(be, gw)
         if needs[0]:
             gx = channels_first(be, _input_gradient(be, gl, wl, window, groups))
-        return gx, gw if needs[1] else None, gb if bias is not None and needs[2] else None
+        return gx, gw if needs[1] else None, gb
 
     return y, vjp
 
@@ -124,9 +125,15 @@ def _product(be: Backend, cols: Array, w2: Array, out: Array) -> None:
 
 
 def _parameter_gradients(
-    be: Backend, x: Array, gy: Array, shape: tuple[int, ...], window: Window, groups: int
-) -> tuple[Array, Array]:
-    """Gradients of the weight, `(O, *K, C/G)`, and of the bias, `(O,)`."""
+    be: Backend,
+    x: Array,
+    gy: Array,
+    shape: tuple[int, ...],
+    window: Window,
+    groups: int,
+    wants_bias: bool,
+) -> tuple[Array, Array | None]:
+    """Gradients of the weight, `(O, *K, C/G)`, and, where it is wanted, of the bias, `(O,)`."""
     outputs, *taps = shape
     per_group = outputs // groups
 
@@ -140,16 +147,15 @@ def _parameter_gradients(
                 be.xp.reshape(rows_gy, (-1, groups, per_group)), (1, 2, 0)
             )
             be.matmul(by_group, cols, out=sums[0], accumulate=again)
-            be.contract("mc->c", rows_gy, out=sums[1], accumulate=again)
+            if wants_bias:
+                be.contract("mc->c", rows_gy, out=sums[1], accumulate=again)
 
-    gw, gb = be.reduce_blocks(
-        x.shape[0],
-        _row_bytes(be, x, window) * window.out[0],
-        [(groups, per_group, math.prod(taps)), (outputs,)],
-        x.dtype,
-        body,
-    )
-    return be.reshape(gw, shape), gb
+    shapes: list[tuple[int, ...]] = [(groups, per_group, math.prod(taps))]
+    if wants_bias:
+        shapes.append((outputs,))
+    bytes_each = _row_bytes(be, x, window) * window.out[0]
+    gw, *rest = be.reduce_blocks(x.shape[0], bytes_each, shapes, x.dtype, body)
+    return be.reshape(gw, shape), rest[0] if rest else None
 
 
 def _input_gradient(be: Backend, gy: Array, w: Array, window: Window, groups: int) -> Array:
