@@ -145,19 +145,27 @@ def _part_shares(be: Backend, size: int, parts: int, dtype: Any) -> Array:
 
 
 def _shares(be: Backend, window: Window, padding: Any, include_pad: bool, dtype: Any) -> Array:
-    """One over the number of places that count in each window: `(1, *OUT, 1)`."""
-    given = geometry.tuple_of(padding, len(window.size), "padding", least=0)
-    counts = [1]
-    for size, out, kernel, stride, pad in zip(
-        window.size, window.out, window.kernel, window.stride, given, strict=True
+    """One over the number of places that count in each window: `(1, *OUT, 1)`.
+
+    The number is a product over the axes, so only as many constants are kept as an output has rows
+    and columns.
+    """
+    n = len(window.size)
+    given = geometry.tuple_of(padding, n, "padding", least=0)
+    counts = []
+    for axis, (size, out, kernel, stride, pad) in enumerate(
+        zip(window.size, window.out, window.kernel, window.stride, given, strict=True)
     ):
         low, high = (-pad, size + pad) if include_pad else (0, size)
-        along = [
-            min(i * stride - pad + kernel, high) - max(i * stride - pad, low) for i in range(out)
-        ]
-        counts = [c * a for c in counts for a in along]
-    shares = be.constant(tuple(1.0 / c for c in counts), dtype)
-    return be.xp.reshape(shares, (1, *window.out, 1))
+        along = be.constant(
+            tuple(
+                min(i * stride - pad + kernel, high) - max(i * stride - pad, low)
+                for i in range(out)
+            ),
+            dtype,
+        )
+        counts.append(be.xp.reshape(along, (1,) * (1 + axis) + (out,) + (1,) * (n - axis)))
+    return 1.0 / math.prod(counts[1:], start=counts[0])
 
 
 def _padded(be: Backend, x: Array, window: Window, value: float) -> Array:
