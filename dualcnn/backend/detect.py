@@ -18,7 +18,11 @@ INSTALL = (
 
 
 class BackendUnavailableError(RuntimeError):
-    """A backend was asked for that this machine can't use."""
+    """A backend was asked for that this machine can't use; `problem` is why, and how to mend it."""
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(f'{problem}. To run on the CPU: dualcnn.use("cpu")')
+        self.problem = problem
 
 
 @dataclass(frozen=True)

@@ -68,8 +68,7 @@ def _cuda(index: int) -> Backend:
     status = cupy_status()
     if not status.usable:
         raise BackendUnavailableError(
-            f"the CUDA backend is not usable: {status.reason}. To fix it: {status.hint}. "
-            'To run on the CPU: dualcnn.use("cpu")'
+            f"the CUDA backend is not usable: {status.reason}. To fix it: {status.hint}"
         )
     if index >= status.devices:
         raise BackendUnavailableError(

@@ -34,18 +34,10 @@ def choose_backend(name: str | None) -> Backend:
             setting = f"DUALCNN_BACKEND={os.environ.get('DUALCNN_BACKEND')}"
         else:
             setting = f"--backend {name}"
-        raise UserError(f"{setting}: {_advice(error)}") from error
-
-
-def _advice(error: Exception) -> str:
-    """The text of the error, with the option where the library's names a function."""
-    cupy = backend.available()["cupy"]
-    if cupy.usable or not isinstance(error, backend.BackendUnavailableError):
-        return str(error)
-    return (
-        f"the CUDA backend is not usable: {cupy.reason}. To fix it: {cupy.hint}. "
-        "To run on the CPU: --backend cpu"
-    )
+        text = str(error)
+        if isinstance(error, backend.BackendUnavailableError):
+            text = f"{error.problem}. To run on the CPU: --backend cpu"
+        raise UserError(f"{setting}: {text}") from error
 
 
 def load_data(name: str, folder: str | None) -> tuple[ImageDataset, ImageDataset]:
