@@ -102,8 +102,8 @@ class use:
 
     `use("cuda")` as a call sets the default of the process. `with use("cuda"):` holds within the
     block, for this thread or task alone, and leaves the default as it was; only while the block is
-    being entered do other threads see the new default. Names: "auto" (the GPU
-    if it is usable; the reason is logged), "cpu" or "numpy", "cuda" or "cupy", "cuda:1".
+    being entered do other threads see the new default. Names: "auto" (the GPU if it is usable; the
+    reason is logged), "cpu" or "numpy", "cuda" or "cupy", "cuda:1".
     Raises `BackendUnavailableError` with the way to mend it.
     """
 

@@ -34,9 +34,9 @@ def cross_entropy(
     """Cross entropy of logits `(N, C)`, `(N, C, *S)` or `(C,)` with whole-number labels.
 
     `target` has the shape of `x` without the class axis and may lie on the host; `weight` is
-    `(C,)`.
-    Labels equal to `ignore_index` do not count. "mean" divides by the sum of the labels' weights.
-    A label out of range raises `ValueError` on the host and makes the loss NaN on a device.
+    `(C,)`. Labels equal to `ignore_index` do not count. "mean" divides by the sum of the labels'
+    weights. A label out of range raises `ValueError` on the host and makes the loss NaN on a
+    device.
     """
     if not 0 <= label_smoothing <= 1:
         raise ValueError(f"label_smoothing: expected 0 to 1, got {label_smoothing!r}")
