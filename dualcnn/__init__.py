@@ -1,7 +1,8 @@
 """dualcnn: write a CNN once, train it on NumPy or on CuPy.
 
 Everything public is reachable from here: `nn`, `optim`, `functional` and `data` to build and feed a
-network, `train` to fit one, `ops` for the mathematics on plain arrays, `use` to choose a backend.
+network, `train` to fit one, `ops` for the mathematics on plain arrays, `check` to grade your own
+layers, `use` to choose a backend.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from .functional import cat, flatten, log_softmax, matmul, relu, reshape, sigmoi
 from .random import manual_seed
 
 if TYPE_CHECKING:
-    from . import data, interop, models, train
+    from . import check, data, interop, models, train
     from .interop.safetensors import load, save
 
 __version__ = "0.1.0"
@@ -29,6 +30,7 @@ __all__ = [
     "available",
     "backend",
     "cat",
+    "check",
     "data",
     "flatten",
     "functional",
@@ -56,7 +58,7 @@ __all__ = [
 ]
 
 # Loaded when first asked for, so that `import dualcnn` stays within 0.1 s of `import numpy`.
-_LAZY = ("data", "interop", "models", "train")
+_LAZY = ("check", "data", "interop", "models", "train")
 
 
 def __getattr__(name: str) -> Any:

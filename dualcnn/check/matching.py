@@ -1,0 +1,158 @@
+"""From a wrong result to the mistake behind it."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from .caller import Answer, Caller
+from .subject import Mistake, Right, Values
+
+__all__ = ["close", "follows_forward", "name_mistakes", "where_wrong"]
+
+TOLERANCE = 1e-5
+"""Of the largest value: somebody's layer may compute in float32."""
+
+
+def close(actual: Values, expected: Values) -> bool:
+    """The same shape, and the same numbers up to rounding in float32."""
+    if actual.shape != expected.shape:
+        return False
+    finite = np.abs(expected[np.isfinite(expected)])
+    scale = float(finite.max(initial=0.0)) or 1.0
+    return bool(np.allclose(actual, expected, rtol=0, atol=TOLERANCE * scale, equal_nan=True))
+
+
+def _at(right: Right, caller: Caller, output: str, answer: Answer) -> Values:
+    inputs = caller.inputs(answer.case)
+    options = answer.case.options
+    if output == "y":
+        return np.asarray(right(*inputs, **options))
+    return np.asarray(right(answer.incoming, *inputs, **options))
+
+
+def _gives(right: Right, caller: Caller, output: str, answer: Answer) -> bool:
+    """Whether that way of computing gives somebody's result."""
+    with np.errstate(all="ignore"):
+        try:
+            guess = _at(right, caller, output, answer)
+        except (ArithmeticError, IndexError, TypeError, ValueError):
+            return False
+    return close(answer.results[output], guess)
+
+
+def name_mistakes(
+    caller: Caller, output: str, answers: Sequence[Answer]
+) -> tuple[tuple[Mistake, ...], int]:
+    """The mistakes behind wrong answers, and how many of the wrong ones they explain.
+
+    That is one known mistake that gives every answer, or two at once; or else the one that gives
+    most of the wrong answers, at least half, and all right ones.
+    """
+    right = caller.subject.right(output)
+    known = [m for m in caller.subject.mistakes if m.output == output]
+    wrong = [a for a in answers if not _gives(right, caller, output, a)]
+    correct = [a for a in answers if a not in wrong]
+    ways = [partial(mistake.wrong, right) for mistake in known]
+    # The wrong answers first: one of them rules out most mistakes.
+    every = (*wrong, *correct)
+    for mistake, way in zip(known, ways, strict=True):
+        if all(_gives(way, caller, output, a) for a in every):
+            return (mistake,), len(wrong)
+    for one, (other, way) in itertools.product(known, zip(known, ways, strict=True)):
+        both = partial(one.wrong, way)
+        if one is not other and all(_gives(both, caller, output, a) for a in every):
+            return (other, one), len(wrong)
+    explained = [
+        sum(_gives(way, caller, output, a) for a in wrong)
+        if all(_gives(way, caller, output, a) for a in correct)
+        else 0
+        for way in ways
+    ]
+    most = max(explained)
+    if 2 * most < len(wrong):
+        return (), 0
+    return (known[explained.index(most)],), most
+
+
+def follows_forward(caller: Caller, output: str, answers: Sequence[Answer]) -> bool:
+    """Whether a gradient is that of somebody's own forward, by central differences."""
+    place = caller.subject.inputs.index(output[1:])
+    small = [a for a in answers if a.case.numbers <= 80 and not a.case.tie]
+    return bool(small) and all(_is_gradient(caller, output, place, a) for a in small)
+
+
+def _is_gradient(caller: Caller, output: str, place: int, answer: Answer) -> bool:
+    inputs = [np.array(x, np.float64) for x in caller.inputs(answer.case) if x is not None]
+    at = inputs[place]
+    if answer.results[output].shape != at.shape:
+        return False
+    numeric = np.zeros_like(at)
+    step = 1e-4 * max(1e-3, float(np.abs(at).min()))
+    for index in np.ndindex(at.shape):
+        sums = []
+        for sign in (1, -1):
+            moved = at.copy()
+            moved[index] += sign * step
+            others: list[Any] = [*inputs[:place], moved, *inputs[place + 1 :]]
+            try:
+                y = caller.value(answer.case, others)
+                sums.append(float((y * answer.incoming).sum()))
+            except Exception:
+                return False
+        numeric[index] = (sums[0] - sums[1]) / (2 * step)
+    scale = float(np.abs(numeric).max()) or 1.0
+    return bool(np.allclose(answer.results[output], numeric, rtol=0, atol=1e-4 * scale))
+
+
+def where_wrong(pairs: Sequence[tuple[Values, Values]]) -> str:
+    """What can be said of wrong results, the smallest first, that no known mistake explains."""
+    actual, expected = pairs[0]
+    factor = _factor(pairs)
+    if factor is not None:
+        return f"is ours times {factor:.6g}"
+    if actual.shape != expected.shape:
+        return f"has the shape {actual.shape}; expected {expected.shape}"
+    if np.isnan(actual).any():
+        return "has NaN in it"
+    off = _off(actual, expected)
+    parts = [_confined(off, axis, name) for axis, name in enumerate(_axes(off.ndim))]
+    places = ", ".join(part for part in parts if part)
+    count = f"differs in {int(off.sum())} of {off.size} numbers"
+    return f"{count}, all with {places}" if places else count
+
+
+def _off(actual: Values, expected: Values) -> Values:
+    return np.abs(actual - expected) > TOLERANCE * np.abs(expected).max(initial=0)
+
+
+def _factor(pairs: Sequence[tuple[Values, Values]]) -> float | None:
+    """The one number that all results are off by, if there is one."""
+    if any(actual.shape != expected.shape for actual, expected in pairs):
+        return None
+    actual, expected = (np.concatenate([p[side].ravel() for p in pairs]) for side in (0, 1))
+    used = expected != 0
+    if used.sum() < 2 or actual[~used].any():
+        return None
+    ratios = actual[used] / expected[used]
+    return float(ratios[0]) if np.allclose(ratios, ratios[0], rtol=1e-5, atol=0) else None
+
+
+def _axes(ndim: int) -> tuple[str, ...]:
+    return {
+        1: ("index",),
+        2: ("row", "column"),
+        4: ("first index", "channel", "row", "column"),
+    }.get(ndim, tuple(f"index {n}" for n in range(ndim)))
+
+
+def _confined(off: Values, axis: int, name: str) -> str:
+    others = tuple(a for a in range(off.ndim) if a != axis)
+    hit = np.flatnonzero(off.any(axis=others))
+    if len(hit) in (0, off.shape[axis]):
+        return ""
+    return f"{name} {' or '.join(str(int(i)) for i in hit)}"
