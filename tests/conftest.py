@@ -24,6 +24,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help=f"run the `be` tests on these backends, of {', '.join(KNOWN)} "
         f"(default: {', '.join(DEFAULT)})",
     )
+    parser.addoption(
+        "--write-proof",
+        action="store_true",
+        help="write the tables of what was checked into docs/proof.md",
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:

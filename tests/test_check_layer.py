@@ -1,61 +1,20 @@
-"""`check.layer` on layers written by hand: right ones pass, each mistake gets its name."""
+"""`check.layer` on layers written by hand: what it finds, what it takes, what it says."""
 
 from __future__ import annotations
 
-import inspect
-import textwrap
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
-from students import convolution, dense, pooling
+from students import convolution, pooling
+from students.spoiled import LAYERS, relu, relu_backward, spoiled
 
 from dualcnn import check
-from dualcnn.check.layers import SUBJECTS
-
-
-def spoiled(function: Callable[..., Any], line: str, by: str) -> Callable[..., Any]:
-    """The function with one line written differently."""
-    source = textwrap.dedent(inspect.getsource(function))
-    assert source.count(line) == 1, f"{line!r} is {source.count(line)} times in\n{source}"
-    names = dict(function.__globals__)
-    exec(compile(source.replace(line, by), "<spoiled>", "exec"), names)
-    changed: Callable[..., Any] = names[function.__name__]
-    return changed
 
 
 def flat(report: check.Report) -> str:
     """The text without its line breaks."""
     return " ".join(str(report).split())
-
-
-def relu(x: Any) -> Any:
-    return np.maximum(x, 0)
-
-
-def relu_backward(gy: Any, x: Any) -> Any:
-    return gy * (x > 0)
-
-
-LAYERS = {
-    "conv2d": (convolution.forward, convolution.backward),
-    "max_pool2d": (pooling.max_forward, pooling.max_backward),
-    "avg_pool2d": (pooling.avg_forward, pooling.avg_backward),
-    "linear": (dense.linear, dense.linear_backward),
-    "batch_norm": (dense.batch_norm, dense.batch_norm_backward),
-    "cross_entropy": (dense.cross_entropy, dense.cross_entropy_backward),
-    "relu": (relu, relu_backward),
-    "leaky_relu": (
-        lambda x, negative_slope=0.01: np.where(x > 0, x, negative_slope * x),
-        lambda gy, x, negative_slope=0.01: np.where(x > 0, gy, negative_slope * gy),
-    ),
-    "sigmoid": (
-        lambda x: 1 / (1 + np.exp(-x)),
-        lambda gy, x: gy * np.exp(-x) / (1 + np.exp(-x)) ** 2,
-    ),
-    "tanh": (np.tanh, lambda gy, x: gy / np.cosh(x) ** 2),
-}
 
 
 @pytest.mark.parametrize("name", LAYERS)
@@ -65,109 +24,6 @@ def test_a_right_layer_passes(name: str) -> None:
     assert report.score == 1
     assert report.mistakes == ()
     assert all(finding.verdict == "right" for finding in report.findings)
-
-
-WINDOW = "x_pad[n, :, row : row + kh, column : column + kw]\n"
-MIDDLE = "gx_pad[:, :, p : p + x.shape[2], p : p + x.shape[3]]"
-TIED = "[...] += gy[index] * (x[window] == x[window].max())"
-
-# The layer, whether its backward is spoiled, a piece of its source, what stands there instead, and
-# what the check makes of it.
-SPOILED = [
-    ("conv2d", 0, "* w[f]", "* w[f, :, ::-1, ::-1]", "y: kernel flipped"),
-    ("conv2d", 0, "* w[f]", "* w[f].swapaxes(1, 2)", "y: kernel transposed"),
-    ("conv2d", 0, "+ b[f]", "- b[f]", "y: bias subtracted"),
-    ("conv2d", 0, " + b[f]", "", "y: bias missing"),
-    ("conv2d", 0, "+ b[f]", "+ b[0]", "y: one bias for all"),
-    (
-        "conv2d",
-        0,
-        "window * w[f], axis=(1, 2, 3)) + b[f]",
-        "window * w[f] + b[f], axis=(1, 2, 3))",
-        "y: bias added once a weight",
-    ),
-    ("conv2d", 0, "(p, p), (p, p)", "(2 * p, 0), (2 * p, 0)", "y: padding before only"),
-    ("conv2d", 0, "(p, p), (p, p)", "(0, 2 * p), (0, 2 * p)", "y: padding after only"),
-    ("conv2d", 0, "(p, p)))", '(p, p)), mode="edge")', "y: padding repeats the edge"),
-    (
-        "conv2d",
-        0,
-        "window * w[f], axis=(1, 2, 3)",
-        "window[:, 0] * w[f, 0], axis=(1, 2)",
-        "y: first channel only",
-    ),
-    ("conv2d", 1, WINDOW, f"{WINDOW[:-1]}[:, ::-1, ::-1]\n", "gw: kernel flipped"),
-    ("conv2d", 1, "gw[f] += g *", "gw[f] = g *", "gw: last window only, last sample only"),
-    ("conv2d", 1, "], gw, gb", "], gw / len(x), gb", "gw: mean over the batch"),
-    ("conv2d", 1, "+= g * w[f]", "+= g * w[f, :, ::-1, ::-1]", "gx: kernel not flipped"),
-    ("conv2d", 1, "gb[f] += g", "gb[f] = g", "gb: last pixel only, last sample only"),
-    ("conv2d", 1, "gb[f] += g", "gb[f] -= g", "gb: negated"),
-    ("conv2d", 1, "gb[f] += g", "gb[f] += 2 * g", "gb: doubled"),
-    ("conv2d", 1, "gb[f] += g", "pass", "gb: zero"),
-    ("conv2d", 1, "gb[f] += g", "gb[:] += g", "gb: sum over all channels"),
-    ("conv2d", 1, MIDDLE, "gx_pad", "gx: border kept"),
-    (
-        "conv2d",
-        1,
-        MIDDLE,
-        "gx_pad[:, :, : x.shape[2], : x.shape[3]]",
-        "gx: cropped from the first row",
-    ),
-    (
-        "conv2d",
-        1,
-        MIDDLE,
-        "np.zeros_like(x) if p else gx_pad",
-        "gx: zero where there is padding",
-    ),
-    ("max_pool2d", 0, ".max()", ".min()", "y: minimum"),
-    ("max_pool2d", 0, "x[window].max()", "abs(x[window]).max()", "y: largest magnitude"),
-    ("max_pool2d", 1, "+= gy[index]", "= gy[index]", "gx: shared maximum overwritten"),
-    ("max_pool2d", 1, "[where] +=", "[...] +=", "gx: to every pixel"),
-    ("max_pool2d", 1, "[where] += gy[index]", TIED, "gx: whole gradient to every tied maximum"),
-    ("avg_pool2d", 0, ".mean()", ".sum()", "y: sum"),
-    ("avg_pool2d", 0, ".mean()", ".sum() / kernel_size", "y: divided by the kernel size"),
-    ("avg_pool2d", 1, " / kernel_size**2", "", "gx: not divided"),
-    ("avg_pool2d", 1, "+=", "=", "gx: windows overwritten"),
-    ("linear", 0, "+ b[o]", "- b[o]", "y: bias subtracted"),
-    ("linear", 1, "gb[o] += gy[n, o]", "gb[o] += gy[n, o] / len(x)", "gb: mean over the batch"),
-    ("linear", 1, "gx[n] += gy", "gx[n] = gy", "gx: last output only"),
-    ("linear", 1, "return gx, gw, gb", "return gx, gw.T, gb", "gw: transposed"),
-    ("batch_norm", 0, "** 2) / len(column)", "** 2) / (len(column) - 1)", "y: unbiased variance"),
-    ("batch_norm", 0, "math.sqrt(var + eps)", "(math.sqrt(var) + eps)", "y: eps outside the root"),
-    ("batch_norm", 0, "math.sqrt(var + eps)", "math.sqrt(var)", "y: eps missing"),
-    ("batch_norm", 1, " + g_mean / n", "", "gx: mean held fixed"),
-    (
-        "batch_norm",
-        1,
-        " + g_var * 2 * (x - mean) / n + g_mean / n",
-        "",
-        "gx: mean and variance held fixed",
-    ),
-    ("batch_norm", 1, "(gy * hat)", "(gy * x)", "gweight: x for xhat"),
-    ("cross_entropy", 0, "total / len(x)", "total", "y: sum over the batch"),
-    ("cross_entropy", 0, "total / len(x)", "total / x.size", "y: divided by batch and classes"),
-    ("cross_entropy", 1, "gx / len(x)", "gx", "gx: not divided by the batch"),
-    ("cross_entropy", 1, "gx[n, label] -= 1", "pass", "gx: 1 not subtracted"),
-    ("cross_entropy", 1, "row - row.max()", "row", "gx: overflow"),
-    ("relu", 1, "gy * (x > 0)", "np.maximum(gy, 0)", "gx: gradient clipped instead of masked"),
-    ("relu", 1, "gy * (x > 0)", "(x > 0) * 1.0", "gx: mask without gy"),
-    ("relu", 1, "(x > 0)", "(x < 0)", "gx: mask the wrong way round"),
-]
-
-
-@pytest.mark.parametrize(("name", "which", "line", "by", "expected"), SPOILED)
-def test_a_mistake_gets_its_name(name: str, which: int, line: str, by: str, expected: str) -> None:
-    functions = list(LAYERS[name])
-    functions[which] = spoiled(functions[which], line, by)
-    report = check.layer(*functions, name)
-    assert not report.ok
-    assert report.score < 1
-    output, names = expected.split(": ")
-    found = [f for f in report.findings if not f.ok]
-    assert [f.output for f in found] == [output], report
-    assert set(found[0].mistakes) == set(names.split(", ")), report
-    assert found[0].example is not None
 
 
 # What notebooks have got wrong, as their authors wrote it.
@@ -214,48 +70,6 @@ def test_every_tied_maximum_with_the_whole_gradient() -> None:
     example = report.findings[1].example
     assert example is not None
     assert example.inputs["x"].tolist() == [[[[1, 3], [3, 2]]]]
-
-
-# The catalogue.
-
-
-def with_mistake(name: str, mistake: Any) -> check.Report:
-    """The library's own layer with that one mistake, as somebody's."""
-    subject = SUBJECTS[name]
-
-    def at(output: str, *inputs: Any, **options: Any) -> Any:
-        right = subject.right(output)
-        if output == mistake.output:
-            return mistake.wrong(right, *inputs, **options)
-        return right(*inputs, **options)
-
-    def forward(*inputs: Any, **options: Any) -> Any:
-        return at("y", *inputs, **options)
-
-    def backward(*inputs: Any, **options: Any) -> Any:
-        return tuple(at(output, *inputs, **options) for output in subject.outputs[1:])
-
-    return check.layer(forward, backward, name)
-
-
-@pytest.mark.parametrize("name", SUBJECTS)
-def test_every_mistake_is_told_from_all_others(name: str) -> None:
-    mistakes = SUBJECTS[name].mistakes
-    assert len({(m.output, m.name) for m in mistakes}) == len(mistakes)
-    for mistake in mistakes:
-        report = with_mistake(name, mistake)
-        (found,) = [f for f in report.findings if f.verdict != "right"]
-        assert (found.output, found.mistakes) == (mistake.output, (mistake.name,))
-        assert found.verdict == ("remark" if mistake.remark else "mistake")
-        assert mistake.told in found.text
-        assert found.example is not None
-        numbers = sum(np.size(x) for x in found.example.inputs.values())
-        assert numbers <= 40, f"{mistake.name}: {found.example}"
-
-
-def test_at_least_twenty_mistakes_of_each_large_layer() -> None:
-    assert len(SUBJECTS["conv2d"].mistakes) >= 40
-    assert sum(len(s.mistakes) for s in SUBJECTS.values()) >= 200
 
 
 # What else a check finds.
@@ -390,7 +204,8 @@ def test_single_precision_is_right() -> None:
 
 
 def test_the_report_as_text() -> None:
-    backward = spoiled(convolution.backward, WINDOW, f"{WINDOW[:-1]}[:, ::-1, ::-1]\n")
+    window = "x_pad[n, :, row : row + kh, column : column + kw]\n"
+    backward = spoiled(convolution.backward, window, f"{window[:-1]}[:, ::-1, ::-1]\n")
     text = str(check.layer(convolution.forward, backward, "conv2d"))
     assert text.startswith("conv2d: 1 of 4 results are wrong.\n\nRight: y (")
     assert "gw: Your gradient of w is ours with the kernel flipped. " in text
