@@ -44,8 +44,8 @@ def apply(op: Callable[..., Any], *inputs: Any, **params: Any) -> Any:
     """Run `op` on Tensors, arrays, numbers or None and record it if an input wants a gradient.
 
     `op(*arrays, **params)` returns `(y, vjp)`, as the operations of `dualcnn.ops` do; if it has a
-    keyword `needs` it is told which inputs want a gradient. Returns the Tensor of `y`; for an
-    operation with a third result, `(Tensor, extra)`.
+    keyword `needs` it is told which inputs want a gradient. A `vjp` of None says that none passes.
+    Returns the Tensor of `y`; for an operation with a third result, `(Tensor, extra)`.
 
     >>> def double(x):
     ...     return x * 2, lambda gy: (gy * 2,)
@@ -59,7 +59,7 @@ def apply(op: Callable[..., Any], *inputs: Any, **params: Any) -> Any:
         params["needs"] = needs
     y, vjp, *extra = op(*[_plain(t) for t in inputs], **params)
     result = Tensor(y)
-    if recorded:
+    if recorded and vjp is not None:
         result.requires_grad = True
         result._parents = inputs
         result._vjp = vjp

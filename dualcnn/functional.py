@@ -71,9 +71,13 @@ def max_pool2d(
     padding: Any = 0,
     dilation: Any = 1,
     ceil_mode: bool = False,
-) -> Tensor:
-    """The maximum under each window of `(N, C, H, W)`; `stride` None means the kernel size."""
-    return _tensor(
+    return_indices: bool = False,
+) -> Any:
+    """The maximum under each window of `(N, C, H, W)`; `stride` None means the kernel size.
+
+    With `return_indices` the pair of the maxima and of where in its image each lies.
+    """
+    result = apply(
         ops.max_pool2d,
         input,
         kernel_size=kernel_size,
@@ -81,7 +85,9 @@ def max_pool2d(
         padding=padding,
         dilation=dilation,
         ceil_mode=ceil_mode,
+        return_indices=return_indices,
     )
+    return (result[0], Tensor(result[1])) if return_indices else result
 
 
 def avg_pool2d(
@@ -91,6 +97,7 @@ def avg_pool2d(
     padding: Any = 0,
     ceil_mode: bool = False,
     count_include_pad: bool = True,
+    divisor_override: int | None = None,
 ) -> Tensor:
     """The mean under each window of `(N, C, H, W)`; `stride` None means the kernel size."""
     return _tensor(
@@ -101,6 +108,7 @@ def avg_pool2d(
         padding=padding,
         ceil_mode=ceil_mode,
         count_include_pad=count_include_pad,
+        divisor_override=divisor_override,
     )
 
 
@@ -174,14 +182,14 @@ def tanh(input: Any) -> Tensor:
     return _tensor(ops.tanh, input)
 
 
-def softmax(input: Any, dim: int | None = None) -> Tensor:
-    """`exp(input)` divided by its sum along `dim`."""
-    return _tensor(ops.softmax, input, dim=_given(dim, "softmax"))
+def softmax(input: Any, dim: int | None = None, *, dtype: Any = None) -> Tensor:
+    """`exp(input)` divided by its sum along `dim`; of the input as `dtype` if one is given."""
+    return _tensor(ops.softmax, _as(input, dtype), dim=_given(dim, "softmax"))
 
 
-def log_softmax(input: Any, dim: int | None = None) -> Tensor:
+def log_softmax(input: Any, dim: int | None = None, *, dtype: Any = None) -> Tensor:
     """The logarithm of `softmax`, without its rounding."""
-    return _tensor(ops.log_softmax, input, dim=_given(dim, "log_softmax"))
+    return _tensor(ops.log_softmax, _as(input, dtype), dim=_given(dim, "log_softmax"))
 
 
 def _given(dim: int | None, name: str) -> int:
@@ -198,7 +206,9 @@ def cross_entropy(
     reduction: str = "mean",
     label_smoothing: float = 0.0,
 ) -> Tensor:
-    """Cross entropy of logits `(N, C)` or `(N, C, *S)` with labels `(N,)` or `(N, *S)`."""
+    """Cross entropy of logits `(N, C)` or `(N, C, *S)` with labels `(N,)` or `(N, *S)`, or with
+    probabilities of the classes in the shape of the logits.
+    """
     return _tensor(
         ops.cross_entropy,
         input,
@@ -265,25 +275,31 @@ def permute(input: Any, dims: tuple[int, ...]) -> Tensor:
 
 def cat(tensors: Any, dim: int = 0) -> Tensor:
     """Tensors joined along the axis `dim`."""
+    if hasattr(tensors, "shape"):
+        raise TypeError("cat: expected a list or a tuple of Tensors, got one Tensor")
     return _tensor(ops.concat, *tensors, dim=dim)
 
 
 concat = cat
 
 
-def mean(input: Any, dim: Any = None, keepdim: bool = False) -> Tensor:
-    """The mean of all elements, or along `dim`."""
-    return _tensor(ops.mean, input, dim=dim, keepdim=keepdim)
+def mean(input: Any, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Tensor:
+    """The mean of all elements, or along `dim`; of the elements as `dtype` if one is given."""
+    return _tensor(ops.mean, _as(input, dtype), dim=dim, keepdim=keepdim)
 
 
-def sum(input: Any, dim: Any = None, keepdim: bool = False) -> Tensor:
-    """The sum of all elements, or along `dim`."""
-    return _tensor(ops.sum, input, dim=dim, keepdim=keepdim)
+def sum(input: Any, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Tensor:
+    """The sum of all elements, or along `dim`; of the elements as `dtype` if one is given."""
+    return _tensor(ops.sum, _as(input, dtype), dim=dim, keepdim=keepdim)
 
 
 def _tensor(op: Any, *inputs: Any, **params: Any) -> Tensor:
     result: Tensor = apply(op, *inputs, **params)
     return result
+
+
+def _as(x: Any, dtype: Any) -> Any:
+    return x if dtype is None else _tensor(ops.astype, x, dtype=dtype)
 
 
 def _array(x: Any) -> Any:

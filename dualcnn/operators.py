@@ -8,6 +8,7 @@ from operator import index
 from typing import Any, Self
 
 from . import ops
+from .ops.geometry import axes_of, axis_of
 
 __all__ = ["Operators"]
 
@@ -70,18 +71,21 @@ class Operators(ABC):
         return (self[i] for i in range(len(self)))
 
     def t(self) -> Self:
-        """The transpose of a matrix."""
-        return self.transpose(0, 1)
+        """The transpose of a matrix; a vector or a number as it is."""
+        if self.ndim > 2:
+            raise ValueError(
+                f"t() takes a matrix, got shape {self.shape}; use transpose or permute"
+            )
+        return self.T
 
     def unsqueeze(self, dim: int) -> Self:
         """With an axis of size 1 put in at `dim`."""
-        place = dim if dim >= 0 else dim + len(self.shape) + 1
+        place = axis_of(dim, self.ndim + 1)
         return self.reshape(*self.shape[:place], 1, *self.shape[place:])
 
-    def squeeze(self, dim: int | None = None) -> Self:
-        """Without the axes of size 1, or without `dim` if that is one."""
-        n = len(self.shape)
-        out = range(n) if dim is None else (dim % n,)
+    def squeeze(self, dim: int | tuple[int, ...] | None = None) -> Self:
+        """Without the axes of size 1, or without those of `dim` that are."""
+        out = axes_of(dim, self.ndim) if dim != () else ()
         return self.reshape([s for i, s in enumerate(self.shape) if s != 1 or i not in out])
 
     # Types.
@@ -112,13 +116,15 @@ class Operators(ABC):
 
     # Sums.
 
-    def sum(self, dim: Any = None, keepdim: bool = False) -> Self:
-        """The sum of all elements, or along `dim`."""
-        return self._apply(ops.sum, self, dim=dim, keepdim=keepdim)
+    def sum(self, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Self:
+        """The sum of all elements, or along `dim`; of the elements as `dtype` if one is given."""
+        x = self if dtype is None else self.astype(dtype)
+        return self._apply(ops.sum, x, dim=dim, keepdim=keepdim)
 
-    def mean(self, dim: Any = None, keepdim: bool = False) -> Self:
-        """The mean of all elements, or along `dim`."""
-        return self._apply(ops.mean, self, dim=dim, keepdim=keepdim)
+    def mean(self, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Self:
+        """The mean of all elements, or along `dim`; of the elements as `dtype` if one is given."""
+        x = self if dtype is None else self.astype(dtype)
+        return self._apply(ops.mean, x, dim=dim, keepdim=keepdim)
 
     # Arithmetic.
 
@@ -153,10 +159,13 @@ class Operators(ABC):
         return self._apply(ops.matmul, other, self)
 
     def __neg__(self) -> Self:
-        return self._apply(ops.mul, self, -1)
+        return self._apply(ops.neg, self)
 
-    def __pow__(self, exponent: Any) -> Self:
-        return self._apply(ops.pow, self, exponent=exponent)
+    def __pow__(self, other: Any) -> Self:
+        return self._apply(ops.pow, self, other)
+
+    def __rpow__(self, other: Any) -> Self:
+        return self._apply(ops.pow, other, self)
 
 
 def _sizes(sizes: tuple[Any, ...]) -> tuple[int, ...]:

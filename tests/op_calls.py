@@ -51,15 +51,23 @@ CALLS = {
     "conv2d, 1x1": Call(ops.conv2d, ((2, 4, 6, 6), (6, 4, 1, 1), (6,)), {}, CONV),
     "conv2d, groups": Call(ops.conv2d, ((2, 4, 6, 6), (6, 2, 3, 3), (6,)), {"groups": 2}, CONV),
     "conv2d, depthwise": Call(ops.conv2d, ((2, 4, 6, 6), (4, 1, 3, 3), (4,)), {"groups": 4}, CONV),
+    "conv2d, one image": Call(ops.conv2d, ((4, 6, 6), (6, 4, 3, 3), (6,)), {}, CONV),
     "max_pool2d": Call(ops.max_pool2d, MAPS, {"kernel_size": 2}),
     "max_pool2d, overlap": Call(
         ops.max_pool2d, MAPS, {"kernel_size": 3, "stride": 2, "padding": 1}
     ),
+    "max_pool2d, one image": Call(ops.max_pool2d, ((4, 6, 6),), {"kernel_size": 2}),
+    "max_pool2d, indices": Call(ops.max_pool2d, MAPS, {"kernel_size": 2, "return_indices": True}),
     "avg_pool2d": Call(ops.avg_pool2d, MAPS, {"kernel_size": 2}),
     "avg_pool2d, overlap": Call(
         ops.avg_pool2d, MAPS, {"kernel_size": 3, "stride": 2, "padding": 1}
     ),
+    "avg_pool2d, divisor": Call(ops.avg_pool2d, MAPS, {"kernel_size": 2, "divisor_override": 3}),
+    "avg_pool2d, one image": Call(ops.avg_pool2d, ((4, 6, 6),), {"kernel_size": 2}),
     "adaptive_avg_pool2d": Call(ops.adaptive_avg_pool2d, MAPS, {"output_size": 2}),
+    "adaptive_avg_pool2d, one image": Call(
+        ops.adaptive_avg_pool2d, ((4, 6, 6),), {"output_size": 2}
+    ),
     "batch_norm": Call(ops.batch_norm, AFFINE, {"training": True}, CONV),
     "batch_norm, eval": Call(ops.batch_norm, AFFINE, {"training": False}, CONV, running=4),
     "dropout": Call(ops.dropout, MAPS, {"p": 0.5, "stream": (1, 2)}),
@@ -71,9 +79,13 @@ CALLS = {
     "log_softmax": Call(ops.log_softmax, ((3, 4),), {"dim": 1}),
     "linear": Call(ops.linear, ((3, 4), (5, 4), (5,)), {}, CONV),
     "matmul": Call(ops.matmul, ((3, 4), (4, 5)), {}, ("a", "b")),
+    "matmul, vector": Call(ops.matmul, ((3, 4), (4,)), {}, ("a", "b")),
     "cross_entropy": Call(ops.cross_entropy, ((3, 4),), {}, labels=(3,)),
     "cross_entropy, smooth": Call(
         ops.cross_entropy, ((3, 4, 2),), {"label_smoothing": 0.1}, labels=(3, 2)
+    ),
+    "cross_entropy, probabilities": Call(
+        ops.cross_entropy, ((3, 4, 2), (3, 4, 2)), {"label_smoothing": 0.1}, ("x", "target")
     ),
     "nll_loss": Call(ops.nll_loss, ((3, 4),), {}, labels=(3,)),
     "mse_loss": Call(ops.mse_loss, ((3, 4), (3, 4)), {}, ("x", "target")),
@@ -81,7 +93,8 @@ CALLS = {
     "sub": Call(ops.sub, PAIR, {}, ("a", "b")),
     "mul": Call(ops.mul, PAIR, {}, ("a", "b")),
     "div": Call(ops.div, PAIR, {}, ("a", "b")),
-    "pow": Call(ops.pow, MAPS, {"exponent": 2}),
+    "neg": Call(ops.neg, MAPS, {}),
+    "pow": Call(ops.pow, PAIR, {}, ("a", "b")),
     "sum": Call(ops.sum, MAPS, {"dim": (0, 2, 3)}),
     "mean": Call(ops.mean, MAPS, {}),
     "reshape": Call(ops.reshape, MAPS, {"shape": (2, -1)}),

@@ -22,11 +22,11 @@ SIGNATURES: dict[str, dict[str, Any]] = {
     },
     "max_pool2d": {
         "input": REQUIRED, "kernel_size": REQUIRED, "stride": None, "padding": 0, "dilation": 1,
-        "ceil_mode": False,
+        "ceil_mode": False, "return_indices": False,
     },
     "avg_pool2d": {
         "input": REQUIRED, "kernel_size": REQUIRED, "stride": None, "padding": 0,
-        "ceil_mode": False, "count_include_pad": True,
+        "ceil_mode": False, "count_include_pad": True, "divisor_override": None,
     },
     "adaptive_avg_pool2d": {"input": REQUIRED, "output_size": REQUIRED},
     "linear": {"input": REQUIRED, "weight": REQUIRED, "bias": None},
@@ -39,8 +39,8 @@ SIGNATURES: dict[str, dict[str, Any]] = {
     "leaky_relu": {"input": REQUIRED, "negative_slope": 0.01, "inplace": False},
     "sigmoid": {"input": REQUIRED},
     "tanh": {"input": REQUIRED},
-    "softmax": {"input": REQUIRED, "dim": None},
-    "log_softmax": {"input": REQUIRED, "dim": None},
+    "softmax": {"input": REQUIRED, "dim": None, "dtype": None},
+    "log_softmax": {"input": REQUIRED, "dim": None, "dtype": None},
     "cross_entropy": {
         "input": REQUIRED, "target": REQUIRED, "weight": None, "ignore_index": -100,
         "reduction": "mean", "label_smoothing": 0.0,
@@ -58,14 +58,12 @@ SIGNATURES: dict[str, dict[str, Any]] = {
     "permute": {"input": REQUIRED, "dims": REQUIRED},
     "cat": {"tensors": REQUIRED, "dim": 0},
     "concat": {"tensors": REQUIRED, "dim": 0},
-    "mean": {"input": REQUIRED, "dim": None, "keepdim": False},
-    "sum": {"input": REQUIRED, "dim": None, "keepdim": False},
+    "mean": {"input": REQUIRED, "dim": None, "keepdim": False, "dtype": None},
+    "sum": {"input": REQUIRED, "dim": None, "keepdim": False, "dtype": None},
 }  # fmt: skip
 NOT_HERE = {
     "size_average",
     "reduce",
-    "return_indices",
-    "divisor_override",
     "_stacklevel",
 }
 
@@ -177,6 +175,8 @@ def test_dropout_draws_one_stream_a_call_and_none_outside_training(be):
     np.testing.assert_array_equal(to_numpy(x.grad), a)
     dualcnn.manual_seed(3)
     np.testing.assert_array_equal(to_numpy(functional.dropout(x)), a)
+    dualcnn.manual_seed(4)
+    assert (to_numpy(functional.dropout(x)) != a).any()
     assert to_numpy(functional.dropout(x, 1.0)).max() == 0
 
 
@@ -190,3 +190,30 @@ def test_one_hot(be):
     labels = be.asarray(np.array([2, 0]))
     assert functional.one_hot(labels).tolist() == [[0, 0, 1], [1, 0, 0]]
     assert functional.one_hot(Tensor(labels), 4).tolist() == [[0, 0, 1, 0], [1, 0, 0, 0]]
+
+
+def test_sums_and_softmax_in_another_type(be):
+    x = Tensor(be.asarray(np.array([[1, 3]])))
+    assert functional.mean(x, dtype="float64").item() == x.mean(dtype="float64").item() == 2
+    assert functional.sum(x, 1, dtype="float32").dtype == be.dtype("float32")
+    logits = Tensor(be.asarray(np.zeros((1, 4)), "float32"), requires_grad=True)
+    y = functional.softmax(logits, dim=1, dtype="float64")
+    assert y.dtype == be.dtype("float64")
+    assert y.tolist() == [[0.25] * 4]
+    functional.log_softmax(logits, 1, dtype="float64").sum().backward()
+    assert logits.grad.dtype == be.dtype("float32")
+
+
+def test_max_pool2d_with_the_places_of_the_maxima(be):
+    x = Tensor(be.asarray(np.array([[[[1.0, 5.0, 2.0], [4.0, 0.0, 7.0]]]])), requires_grad=True)
+    y, places = functional.max_pool2d(x, 2, 1, return_indices=True)
+    assert y.tolist() == [[[[5, 7]]]]
+    assert places.tolist() == [[[[1, 5]]]]
+    assert not places.requires_grad
+    y.sum().backward()
+    assert to_numpy(x.grad).tolist() == [[[[0, 1, 0], [0, 0, 1]]]]
+
+
+def test_cat_wants_several_tensors(be):
+    with pytest.raises(TypeError, match="a list or a tuple of Tensors, got one Tensor"):
+        functional.cat(Tensor(be.asarray(np.ones((2, 3)))))

@@ -107,6 +107,7 @@ SOFTMAX = [
     ((2, 3, 4, 2), 1),
     ((2, 3, 4, 2), -4),
     ((3, 1), 1),
+    ((2, 0, 3), 2),
 ]
 
 
@@ -153,3 +154,15 @@ def test_the_oracles_slopes_agree_with_differences(name: str) -> None:
         vjp(forward, [x], gy) for vjp in (oracles.complex_vjp, oracles.numeric_vjp)
     )
     np.testing.assert_allclose(exact, difference, 1e-6, 1e-8)
+
+
+@pytest.mark.parametrize("name", ["softmax", "log_softmax"])
+def test_softmax_over_no_classes(be: Backend, name: str) -> None:
+    nothing = np.zeros((2, 0, 0))
+    check_op(be, getattr(ops, name), [nothing], nothing, nothing, [nothing], dim=-1)
+
+
+def test_softmax_of_a_single_number(be: Backend) -> None:
+    x, gy = np.array(3.0), np.array(2.0)
+    check_op(be, ops.softmax, [x], np.array(1.0), gy, [np.array(0.0)], dim=0)
+    check_op(be, ops.log_softmax, [x], np.array(0.0), gy, [np.array(0.0)], dim=-1)

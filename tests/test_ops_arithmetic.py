@@ -19,6 +19,7 @@ BINARY: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
     "mul": (ops.mul, lambda a, b: a * b),
     "div": (ops.div, lambda a, b: a / b),
 }
+POWER = (ops.pow, lambda a, b: a**b)
 SHAPES = [
     ((3, 4), (3, 4)),
     ((3, 4), (4,)),
@@ -35,13 +36,14 @@ SHAPES = [
 
 
 @pytest.mark.parametrize(("left", "right"), SHAPES, ids=str)
-@pytest.mark.parametrize("name", BINARY)
+@pytest.mark.parametrize("name", [*BINARY, "pow"])
 def test_binary_operations_broadcast(
     be: Backend, name: str, left: tuple[int, ...], right: tuple[int, ...]
 ) -> None:
-    op, forward = BINARY[name]
+    op, forward = (BINARY | {"pow": POWER})[name]
     draw = rng(61, *left, *right)
-    a, b = draw.normal(size=left), draw.uniform(0.5, 2, right)
+    a = draw.uniform(0.5, 2, left) if name == "pow" else draw.normal(size=left)
+    b = draw.uniform(0.5, 2, right)
     y = np.asarray(forward(a, b))
     gy = draw.normal(size=y.shape)
     gradients = oracles.complex_vjp(forward, [a, b], gy)
@@ -86,21 +88,56 @@ def test_binary_operations_in_the_smallest_parts(be: Backend, name: str) -> None
     check_op(be, op, [a, b], forward(a, b), gy, gradients, ("plain", "permuted"))
 
 
+def power(exponent: float) -> Any:
+    def op(x: Any) -> Any:
+        y, vjp = ops.pow(x, exponent)
+        assert vjp(y)[1] is None
+        return y, lambda gy: vjp(gy)[:1]
+
+    return op
+
+
 @pytest.mark.parametrize("exponent", [2, 3, 1, 0, -1, 0.5, -2.5])
 def test_pow(be: Backend, exponent: float) -> None:
     draw = rng(65)
     x, gy = draw.uniform(0.5, 2, (2, 3)), draw.normal(size=(2, 3))
     gradients = oracles.complex_vjp(lambda v: v**exponent, [x], gy)
-    check_op(be, ops.pow, [x], x**exponent, gy, gradients, exponent=exponent)
+    check_op(be, power(exponent), [x], x**exponent, gy, gradients)
 
 
 def test_pow_of_negative_numbers_and_zero(be: Backend) -> None:
     x = np.array([-2.0, 0.0, 3.0])
     one = np.ones(3)
-    check_op(be, ops.pow, [x], x**2, one, [2 * x], exponent=2)
-    check_op(be, ops.pow, [x], x**3, one, [3 * x**2], exponent=3)
-    check_op(be, ops.pow, [x], x, one, [one], exponent=1)
-    check_op(be, ops.pow, [x], one, one, [0 * x], exponent=0)
+    check_op(be, power(2), [x], x**2, one, [2 * x])
+    check_op(be, power(3), [x], x**3, one, [3 * x**2])
+    check_op(be, power(1), [x], x, one, [one])
+    check_op(be, power(0), [x], one, one, [0 * x])
+
+
+def test_pow_with_zero_below_and_above(be: Backend) -> None:
+    """0 ** 0 is 1 wherever the base lies, and 0 ** 2 is 0 however the exponent moves."""
+    base, exponent, one = np.array([0.0, 0.0, 2.0]), np.array([0.0, 2.0, 0.0]), np.ones(3)
+    gradients = [np.zeros(3), np.array([0, 0, np.log(2)])]
+    check_op(be, ops.pow, [base, exponent], np.array([1.0, 0, 1]), one, gradients)
+
+
+@pytest.mark.parametrize("base", [2, 0.5])
+def test_powers_of_a_number(be: Backend, base: float) -> None:
+    x, gy = rng(75).normal(size=(2, 3, 4))
+
+    def op(v: Any) -> Any:
+        y, vjp = ops.pow(base, v)
+        assert vjp(y)[0] is None
+        return y, lambda g: vjp(g)[1:]
+
+    check_op(be, op, [x], base**x, gy, oracles.complex_vjp(lambda v: base**v, [x], gy))
+
+
+def test_neg(be: Backend) -> None:
+    x, gy = rng(76).normal(size=(2, 3, 4))
+    check_op(be, ops.neg, [x], 0 - x, gy, [0 - gy])
+    with pytest.raises(TypeError, match="expected numbers to negate, got bool"):
+        ops.neg(place(be, np.array([True])))
 
 
 MATMUL = [((2, 3), (3, 4)), ((1, 1), (1, 1)), ((5, 1), (1, 5)), ((1, 6), (6, 1))]
@@ -139,6 +176,27 @@ def test_matmul_broadcasts_leading_axes(
         y = np.zeros((*lead, a.shape[-2], b.shape[-1]), np.result_type(a, b))
         for at in np.ndindex(lead):
             y[at] = oracles.matmul(a[at], b[at])
+        return y
+
+    y = forward(a, b)
+    gy = draw.normal(size=y.shape)
+    check_op(be, ops.matmul, [a, b], y, gy, oracles.complex_vjp(forward, [a, b], gy))
+
+
+VECTORS = [((3,), (3,)), ((2, 3), (3,)), ((3,), (3, 2)), ((2, 4, 3), (3,)), ((3,), (2, 3, 4))]
+
+
+@pytest.mark.parametrize(("left", "right"), VECTORS, ids=str)
+def test_matmul_with_vectors(be: Backend, left: tuple[int, ...], right: tuple[int, ...]) -> None:
+    draw = rng(77, *left, *right)
+    a, b = draw.normal(size=left), draw.normal(size=right)
+
+    def forward(a: Any, b: Any) -> Any:
+        """The sum over the axis they share: the last of a, the first or last but one of b."""
+        at = max(0, b.ndim - 2)
+        y = np.zeros((*a.shape[:-1], *b.shape[:at], *b.shape[at + 1 :]), np.result_type(a, b))
+        for k in range(a.shape[-1]):
+            y += np.multiply.outer(a[..., k], np.take(b, k, at))
         return y
 
     y = forward(a, b)
@@ -209,6 +267,23 @@ def test_sums_and_means(
     check_op(be, getattr(ops, name), [x], y, gy, [gx], dim=dim, keepdim=keepdim)
 
 
+@pytest.mark.parametrize("name", ["sum", "mean"])
+def test_sums_of_a_single_number_and_over_no_axis(be: Backend, name: str) -> None:
+    """As in PyTorch: a number has the axes 0 and -1, and () stands for all axes."""
+    op, number = getattr(ops, name), np.array(3.0)
+    for dim in (0, -1, ()):
+        check_op(be, op, [number], number, number, [number], dim=dim)
+    x = np.array([[1.0, 2.0], [3.0, 4.0]])
+    share = 1 if name == "sum" else 0.25
+    check_op(be, op, [x], 10 * np.array(share), number, [np.full((2, 2), 3 * share)], dim=())
+
+
+@pytest.mark.parametrize("kind", ["int64", "bool"])
+def test_means_of_other_than_floating_point_numbers(be: Backend, kind: str) -> None:
+    with pytest.raises(TypeError, match=f"floating-point numbers, got .*{kind}"):
+        ops.mean(place(be, np.ones(3), kind))
+
+
 def relabelled(shape: tuple[int, ...]) -> tuple[Any, Any]:
     """Numbers that tell where they came from, and where each one goes."""
     return np.arange(float(np.prod(shape))).reshape(shape), np.arange(np.prod(shape)).reshape(shape)
@@ -265,6 +340,17 @@ def test_concat(be: Backend, dim: int) -> None:
 def test_concat_of_one(be: Backend) -> None:
     x = rng(74).normal(size=(2, 3))
     check_op(be, ops.concat, [x], x, x, [x])
+
+
+def test_a_single_number_transposed(be: Backend) -> None:
+    x = np.array(3.0)
+    check_op(be, ops.transpose, [x], x, x, [x], dim0=0, dim1=-1)
+
+
+def test_whole_numbers_pass_no_gradient(be: Backend) -> None:
+    y, vjp = ops.astype(place(be, np.array([1.5])), dtype="int64")
+    assert_array(be, y, (1,), "int64")
+    assert vjp is None
 
 
 def test_flatten_of_a_single_number(be: Backend) -> None:

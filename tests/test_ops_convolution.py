@@ -251,3 +251,29 @@ def test_equal_calls_give_equal_bits(be: Backend) -> None:
 
     for first, second in zip(run(), run(), strict=True):
         np.testing.assert_array_equal(first, second)
+
+
+@pytest.mark.parametrize("name", ["plain", "stride 2", "groups", "four numbers", "no bias"])
+def test_conv2d_of_one_image(be: Backend, name: str) -> None:
+    """Without a batch axis: the batch of one, less that axis."""
+    (x, w, b), _, _, _ = reference(name)
+    geometry = CASES[name].geometry
+    y = oracles.conv2d(x[:1], w, b, *geometry)
+    gy = rng(4).normal(size=y.shape)
+    gradients = [
+        oracles.conv2d_grad_x(gy, x[:1].shape, w, *geometry)[0],
+        oracles.conv2d_grad_weight(gy, x[:1], w.shape, *geometry),
+        None if b is None else oracles.conv2d_grad_bias(gy),
+    ]
+    check_op(be, ops.conv2d, [x[0], w, b], y[0], gy[0], gradients, **CASES[name].params)
+
+
+def test_conv2d_of_one_image_computes_only_the_gradients_asked_for(be: Backend) -> None:
+    (x, w, b), _, gy, _ = reference("stride 2")
+    check_needs(be, ops.conv2d, [x[0], w, b], gy[0], **CASES["stride 2"].params)
+
+
+def test_a_tuple_of_one_number_stands_for_both_axes(be: Backend) -> None:
+    (x, w, b), y, _, _ = reference("stride 2")
+    placed = [place(be, v) for v in (x, w, b)]
+    same(be.to_numpy(ops.conv2d(*placed, stride=(2,), padding=(1,))[0]), y, "float64")

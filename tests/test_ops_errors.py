@@ -35,7 +35,9 @@ CONVOLUTION: dict[str, tuple[list[tuple[int, ...]], dict[str, Any], list[str]]] 
         {"groups": 2},
         ["by groups = 2", "(5, 4,"],
     ),
-    "three dimensions": ([(4, 8, 8), W], {}, ["4 dimensions", "(N, C, H, W)", "(4, 8, 8)"]),
+    "two dimensions": ([(8, 8), W], {}, ["4 dimensions", "(N, C, H, W)", "(C, H, W)", "(8, 8)"]),
+    "five dimensions": ([(1, *X), W], {}, ["4 dimensions", "(1, 2, 4, 8, 8)"]),
+    "one image": ([(3, 8, 8), W], {}, ["with 4 channels", "got 3", "one image (3, 8, 8)"]),
     "weight of two": ([X, (6, 36)], {}, ["4 dimensions", "(O, C/groups, KH, KW)", "(6, 36)"]),
     "bias": ([X, W, (4,)], {}, ["bias of shape (6,)", "(4,)"]),
     "kernel too large": ([(2, 4, 2, 8), W], {}, ["(3, 3)", "(2, 8)", "(2, 4, 2, 8)"]),
@@ -73,7 +75,8 @@ POOLING: dict[str, tuple[tuple[int, ...], dict[str, Any], list[str]]] = {
     "stride 0": (X, {"kernel_size": 2, "stride": 0}, ["stride", "at least 1"]),
     "padding negative": (X, {"kernel_size": 2, "padding": -1}, ["padding", "at least 0", "-1"]),
     "padding too wide": (X, {"kernel_size": 2, "padding": 2}, ["padding", "half", "(2, 2)"]),
-    "three dimensions": ((4, 8, 8), {"kernel_size": 2}, ["4 dimensions", "(4, 8, 8)"]),
+    "two dimensions": ((8, 8), {"kernel_size": 2}, ["4 dimensions", "(C, H, W)", "(8, 8)"]),
+    "one image": ((4, 8, 8), {"kernel_size": 9}, ["(9, 9)", "one image (4, 8, 8)"]),
 }
 
 
@@ -98,9 +101,19 @@ def test_adaptive_sizes_that_cannot_be(be: Backend, output_size: Any) -> None:
         ops.adaptive_avg_pool2d(*ones(be, X), output_size=output_size)
 
 
-def test_adaptive_pooling_of_three_dimensions(be: Backend) -> None:
-    with pytest.raises(ops.GeometryError, match=re.escape("(N, C, H, W), got shape (4, 8, 8)")):
-        ops.adaptive_avg_pool2d(*ones(be, (4, 8, 8)), output_size=1)
+def test_adaptive_pooling_of_two_dimensions(be: Backend) -> None:
+    with pytest.raises(ops.GeometryError, match=re.escape("(C, H, W), got shape (8, 8)")):
+        ops.adaptive_avg_pool2d(*ones(be, (8, 8)), output_size=1)
+
+
+def test_averages_divided_by_nothing(be: Backend) -> None:
+    with pytest.raises(ValueError, match="divisor_override: expected a number other than 0"):
+        ops.avg_pool2d(*ones(be, X), kernel_size=2, divisor_override=0)
+
+
+def test_probabilities_with_a_label_to_ignore(be: Backend) -> None:
+    with pytest.raises(ValueError, match="ignore_index: expected none beside probabilities"):
+        ops.cross_entropy(*ones(be, (3, 4), (3, 4)), ignore_index=1)
 
 
 @pytest.mark.parametrize(
@@ -118,7 +131,7 @@ def test_linear_shapes_that_do_not_fit(
         ops.linear(*ones(be, *shapes))
 
 
-@pytest.mark.parametrize("shapes", [[(3, 4), (3, 4)], [(4,), (4, 2)], [(2, 3), (3,)]])
+@pytest.mark.parametrize("shapes", [[(3, 4), (3, 4)], [(4,), (3, 2)], [(2, 3), (2,)], [(), (2,)]])
 def test_matmul_shapes_that_do_not_fit(be: Backend, shapes: list[tuple[int, ...]]) -> None:
     with pytest.raises(ValueError, match=re.escape(f"{shapes[0]} and {shapes[1]}")):
         ops.matmul(*ones(be, *shapes))
@@ -241,6 +254,8 @@ def test_arrays_that_cannot_be_joined(be: Backend) -> None:
         ops.concat(*ones(be, (2, 3), (6,)))
     with pytest.raises(ValueError, match="at least one array"):
         ops.concat()
+    with pytest.raises(TypeError, match="expected arrays, got None at place 1"):
+        ops.concat(*ones(be, (2, 3)), None)
 
 
 def test_indices_that_are_arrays(be: Backend) -> None:

@@ -100,6 +100,42 @@ def test_label_smoothing(be: Backend, smoothing: float, weighted: bool, reductio
     )
 
 
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("weighted", [False, True], ids=["even", "weighted"])
+@pytest.mark.parametrize("shape", [(5, 4), (3, 4, 2), (6,)], ids=str)
+def test_probabilities_as_targets(
+    be: Backend, shape: tuple[int, ...], weighted: bool, smoothing: float, reduction: str
+) -> None:
+    x, _, weight = operands(shape)
+    p = rng(57, *shape).uniform(0, 1, shape)
+    params = {"reduction": reduction, "label_smoothing": smoothing}
+    w = weight if weighted else None
+
+    def forward(x: Any, p: Any) -> Any:
+        batch = (x, p) if len(shape) > 1 else (x[None], p[None])
+        y = oracles.expected_cross_entropy(*batch, weight=w, **params)
+        return y if len(shape) > 1 or y.ndim == 0 else y[0]
+
+    def op(x: Any, p: Any) -> Any:
+        return ops.cross_entropy(x, p, weight=w if w is None else w.tolist(), **params)
+
+    y = forward(x, p)
+    gy = rng(58, *shape).normal(size=y.shape)
+    layouts = ("plain", "permuted")
+    check_op(be, op, [x, p], y, gy, oracles.complex_vjp(forward, [x, p], gy), layouts)
+
+
+def test_certain_probabilities_are_labels(be: Backend) -> None:
+    """On the host and in float64, as NumPy makes them."""
+    x, labels, _ = operands((5, 4))
+    certain = np.eye(4)[labels]
+    loss, vjp = ops.cross_entropy(place(be, x, "float32"), certain, needs=(True, False))
+    assert_array(be, loss, (), "float32")
+    same(be.to_numpy(loss), oracles.cross_entropy(x, labels), "float32")
+    assert vjp(loss)[1] is None
+
+
 @pytest.mark.parametrize("dtype", ["uint8", "int32", "int64"])
 def test_labels_of_any_whole_number_type(be: Backend, dtype: str) -> None:
     x, labels, _ = operands((5, 4))
@@ -247,12 +283,15 @@ def test_equal_calls_on_every_backend_give_the_same_gradient(be: Backend) -> Non
     np.testing.assert_allclose(results[0], results[1], 1e-13)
 
 
-def test_class_weights_follow_the_input(be: Backend) -> None:
+def test_class_weights_are_numbers_or_of_the_type_of_the_input(be: Backend) -> None:
     x = np.array([[1.0, 2.0, 0.5]])
     expected = -2.0 * (2.0 - math.log(sum(math.exp(v) for v in x[0])))
-    for weight in ([1, 2, 3], place(be, np.array([1.0, 2.0, 3.0])), place(be, np.array([1, 2, 3]))):
+    for weight in ([1, 2, 3], place(be, np.array([1.0, 2.0, 3.0]), "float32")):
         loss, _ = ops.cross_entropy(
             place(be, x, "float32"), place(be, np.array([1])), weight=weight, reduction="sum"
         )
         assert loss.dtype == be.dtype("float32")
         np.testing.assert_allclose(be.to_numpy(loss), expected, 1e-5)
+    for weight in (place(be, np.array([1.0, 2.0, 3.0])), place(be, np.array([1, 2, 3]))):
+        with pytest.raises(TypeError, match=r"input .*float32, weight .*Fix: weight = weight.asty"):
+            ops.cross_entropy(place(be, x, "float32"), place(be, np.array([1])), weight=weight)

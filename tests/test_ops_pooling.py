@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import oracles
 import pytest
-from op_check import LAYOUTS, check_op, place, rng, same
+from op_check import LAYOUTS, assert_array, check_op, place, rng, same
 from oracles.pooling import Pair, pooled_size
 
 from dualcnn import ops
@@ -255,3 +255,70 @@ def test_sizes_of_the_oracle_are_those_of_the_published_formula(
 ) -> None:
     """PyTorch's documentation of MaxPool2d, worked out by hand."""
     assert pooled_size(size, kernel, stride, padding, dilation, ceil_mode) == expected
+
+
+def test_pooling_of_one_image(be: Backend) -> None:
+    """Without a batch axis: the batch of one, less that axis."""
+    x = rng(18).normal(size=(2, 7, 6))
+    geometry = ((3, 3), (2, 2), (1, 1))
+    params = {"kernel_size": 3, "stride": 2, "padding": 1}
+    y = oracles.max_pool2d(x[None], *geometry, (1, 1), False)
+    gy = rng(19).normal(size=y.shape)
+    gx = oracles.max_pool2d_grad(gy, x[None], *geometry, (1, 1), False)
+    check_op(be, ops.max_pool2d, [x], y[0], gy[0], [gx[0]], **params)
+    y = oracles.avg_pool2d(x[None], *geometry, False, True)
+    gx = oracles.avg_pool2d_grad(gy, (1, *x.shape), *geometry, True)
+    check_op(be, ops.avg_pool2d, [x], y[0], gy[0], [gx[0]], **params)
+    y = oracles.adaptive_avg_pool2d(x[None], (4, 3))
+    gx = oracles.adaptive_avg_pool2d_grad(gy, (1, *x.shape))
+    check_op(be, ops.adaptive_avg_pool2d, [x], y[0], gy[0], [gx[0]], output_size=(4, 3))
+
+
+@pytest.mark.parametrize("ties", [False, True], ids=["distinct", "ties"])
+@pytest.mark.parametrize("name", CASES | DILATED)
+def test_max_pool2d_says_where_the_maxima_lie(be: Backend, name: str, ties: bool) -> None:
+    case, (x, y, gy, gx) = MAX[name], max_reference(name, ties)
+    expected = oracles.max_pool2d_places(x, *case.geometry, case.ceil_mode)
+    params = without(case.params) | {"return_indices": True}
+    places = ops.max_pool2d(place(be, x), **params)[2]
+    assert_array(be, places, expected.shape, "int64")
+    np.testing.assert_array_equal(be.to_numpy(places), expected)
+    check_op(be, ops.max_pool2d, [x], y, gy, [gx], ("plain",), **params)
+    places = ops.max_pool2d(place(be, x[0]), **params)[2]
+    np.testing.assert_array_equal(be.to_numpy(places), expected[0])
+
+
+@pytest.mark.parametrize("name", ["overlap, padding", "stride > kernel, padding", "stride 1"])
+def test_padding_takes_no_gradient_from_pixels_of_minus_infinity(be: Backend, name: str) -> None:
+    case = MAX[name]
+    x = np.full(case.x, -math.inf)
+    y = oracles.max_pool2d(x, *case.geometry, case.ceil_mode)
+    gy = rng(20).normal(size=y.shape)
+    gx = oracles.max_pool2d_grad(gy, x, *case.geometry, case.ceil_mode)
+    check_op(be, ops.max_pool2d, [x], y, gy, [gx], ("plain",), **without(case.params))
+    places = ops.max_pool2d(place(be, x), **without(case.params), return_indices=True)[2]
+    expected = oracles.max_pool2d_places(x, *case.geometry, case.ceil_mode)
+    np.testing.assert_array_equal(be.to_numpy(places), expected)
+
+
+@pytest.mark.parametrize("divisor", [3, -2])
+@pytest.mark.parametrize("name", ["2x2", "overlap, padding, ceil"])
+def test_avg_pool2d_with_another_divisor(be: Backend, name: str, divisor: int) -> None:
+    """Padding counts or not, the sum is the same."""
+    case = AVERAGE[name]
+    kernel, stride, padding, _ = case.geometry
+    x = average_reference(name, True).x
+    params = without(case.params, "dilation") | {"divisor_override": divisor}
+    for include_pad in (True, False):
+        y = oracles.avg_pool2d(x, kernel, stride, padding, case.ceil_mode, include_pad, divisor)
+        gy = rng(21).normal(size=y.shape)
+        gx = oracles.avg_pool2d_grad(gy, x.shape, kernel, stride, padding, include_pad, divisor)
+        params["count_include_pad"] = include_pad
+        check_op(be, ops.avg_pool2d, [x], y, gy, [gx], ("plain",), **params)
+
+
+def test_strides_and_padding_written_as_tuples_of_one_or_none(be: Backend) -> None:
+    x = rng(22).normal(size=(1, 2, 6, 6))
+    y = oracles.avg_pool2d(x, (4, 4), (4, 4), (1, 1), False, True)
+    result, _ = ops.avg_pool2d(place(be, x), kernel_size=(4,), stride=(), padding=(1,))
+    same(be.to_numpy(result), y, "float64")

@@ -126,7 +126,14 @@ def test_fuse_computes_the_expression(be: Backend, layout: str, dtype: str) -> N
         assert y.strides == x.strides
 
 
-BROADCAST = [((3, 4), (4,)), ((4, 3), (2, 1, 1)), ((3, 1), (1, 4)), ((2, 1, 3), (5, 1)), ((), (3,))]
+BROADCAST = [
+    ((3, 4), (4,)),
+    ((3, 3), (3,)),
+    ((4, 3), (2, 1, 1)),
+    ((3, 1), (1, 4)),
+    ((2, 1, 3), (5, 1)),
+    ((), (3,)),
+]
 
 
 @pytest.mark.usefixtures("parts")

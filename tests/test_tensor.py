@@ -240,8 +240,8 @@ def test_deepcopy_on_every_backend(be):
 def test_signatures_of_tensor_methods():
     names = {
         "backward": ["gradient"],
-        "sum": ["dim", "keepdim"],
-        "mean": ["dim", "keepdim"],
+        "sum": ["dim", "keepdim", "dtype"],
+        "mean": ["dim", "keepdim", "dtype"],
         "argmax": ["dim", "keepdim"],
         "flatten": ["start_dim", "end_dim"],
         "transpose": ["dim0", "dim1"],
@@ -281,6 +281,7 @@ def test_types_change_and_gradients_come_back_in_their_own(be: Backend) -> None:
     assert to_numpy(x.grad).tolist() == [2.0, 2.0]
     assert x.long().tolist() == [1, 2]
     assert x.long().float().dtype == be.dtype("float32")
+    assert not x.long().requires_grad, "whole numbers have no gradient"
 
 
 def test_whole_numbers_do_not_widen(be: Backend) -> None:
@@ -298,6 +299,14 @@ def test_axes_come_and_go(be: Backend) -> None:
     assert x.unsqueeze(0).shape == (1, 2, 1, 3)
     assert x.unsqueeze(-1).shape == (2, 1, 3, 1)
     assert x.squeeze().t().shape == (3, 2)
+    assert x.squeeze((0, 1)).shape == x.squeeze((-2,)).shape == (2, 3)
+    assert x.squeeze(()).shape == (2, 1, 3)
+    assert x[0, 0].t().shape == (3,)
+    assert x.sum().t().shape == x.sum().squeeze(0).shape == ()
+    with pytest.raises(ValueError, match=r"t\(\) takes a matrix, got shape \(2, 1, 3\)"):
+        x.t()
+    with pytest.raises(ValueError, match="dim: expected a whole number from -4 to 3, got 4"):
+        x.unsqueeze(4)
     copy = x.clone()
     copy.sum().backward()
     assert to_numpy(x.grad).tolist() == np.ones((2, 1, 3)).tolist()
@@ -308,3 +317,16 @@ def test_numpy_whole_numbers_index_and_reshape(be: Backend) -> None:
     x = Tensor(be.asarray(np.arange(6.0).reshape(2, 3)))
     assert x[np.int64(1)].tolist() == [3.0, 4.0, 5.0]
     assert x.view(np.int64(6)).shape == (6,)
+
+
+def test_powers_of_tensors(be: Backend) -> None:
+    base = Tensor(be.asarray(np.array([2.0, 3.0])), requires_grad=True)
+    exponent = Tensor(be.asarray(np.array(3.0)), requires_grad=True)
+    (base**exponent).sum().backward()
+    assert to_numpy(base.grad).tolist() == [12, 27]
+    assert to_numpy(exponent.grad) == pytest.approx(8 * np.log(2) + 27 * np.log(3))
+    exponent.grad = None
+    y = 2**exponent
+    y.backward()
+    assert y.item() == 8
+    assert to_numpy(exponent.grad) == pytest.approx(8 * np.log(2))

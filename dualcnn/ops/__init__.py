@@ -9,7 +9,7 @@ state and changes no input. `needs` says which inputs want a gradient. Some retu
 """
 
 from .activation import leaky_relu, log_softmax, relu, sigmoid, softmax, tanh
-from .arithmetic import add, div, matmul, mul, pow, sub
+from .arithmetic import add, div, matmul, mul, neg, pow, sub
 from .convolution import conv2d
 from .dropout import dropout
 from .geometry import GeometryError
@@ -44,6 +44,7 @@ __all__ = [
     "mean",
     "mse_loss",
     "mul",
+    "neg",
     "nll_loss",
     "one_hot",
     "permute",

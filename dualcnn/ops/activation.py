@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from .. import backend
-from ..backend import Array
-from .geometry import axis_of
+from ..backend import Array, Backend
+from .geometry import axes_of
 from .types import Vjp
 
 __all__ = ["leaky_relu", "log_softmax", "relu", "sigmoid", "softmax", "tanh"]
@@ -99,15 +100,21 @@ def _log_softmax_grad(xp: Any, gy: Array, y: Array, total: Array) -> Array:
     return gy - xp.exp(y) * total
 
 
+def _maximum(be: Backend, x: Array, axes: tuple[int, ...]) -> Array:
+    """The maximum along the axes, which stay with size 1; of nothing, nothing."""
+    reduced = be.xp.max if math.prod(x.shape) else be.xp.sum
+    return reduced(x, axis=axes, keepdims=True)
+
+
 def softmax(x: Array, *, dim: int, needs: tuple[bool, ...] = (True,)) -> tuple[Array, Vjp]:
     """`exp(x) / sum(exp(x))` along `dim`, in any shape; the maximum is taken off first."""
     be = backend.of(x=x)
-    dim = axis_of(dim, x.ndim)
-    e = be.fuse(_exp_shifted)(x, be.xp.max(x, axis=dim, keepdims=True))
-    y = be.fuse(_quotient)(e, be.xp.sum(e, axis=dim, keepdims=True))
+    axes = axes_of(dim, x.ndim)
+    e = be.fuse(_exp_shifted)(x, _maximum(be, x, axes))
+    y = be.fuse(_quotient)(e, be.xp.sum(e, axis=axes, keepdims=True))
 
     def vjp(gy: Array) -> tuple[Array | None, ...]:
-        along = be.xp.sum(be.fuse(_product)(gy, y), axis=dim, keepdims=True)
+        along = be.xp.sum(be.fuse(_product)(gy, y), axis=axes, keepdims=True)
         return (be.fuse(_softmax_grad)(gy, y, along),)
 
     return y, vjp
@@ -116,13 +123,13 @@ def softmax(x: Array, *, dim: int, needs: tuple[bool, ...] = (True,)) -> tuple[A
 def log_softmax(x: Array, *, dim: int, needs: tuple[bool, ...] = (True,)) -> tuple[Array, Vjp]:
     """`x - log(sum(exp(x)))` along `dim`, in any shape; the maximum is taken off first."""
     be = backend.of(x=x)
-    dim = axis_of(dim, x.ndim)
-    shift = be.xp.max(x, axis=dim, keepdims=True)
-    log_sum = be.xp.log(be.xp.sum(be.fuse(_exp_shifted)(x, shift), axis=dim, keepdims=True))
+    axes = axes_of(dim, x.ndim)
+    shift = _maximum(be, x, axes)
+    log_sum = be.xp.log(be.xp.sum(be.fuse(_exp_shifted)(x, shift), axis=axes, keepdims=True))
     y = be.fuse(_log_softmax)(x, shift, log_sum)
 
     def vjp(gy: Array) -> tuple[Array | None, ...]:
-        total = be.xp.sum(gy, axis=dim, keepdims=True)
+        total = be.xp.sum(gy, axis=axes, keepdims=True)
         return (be.fuse(_log_softmax_grad)(gy, y, total),)
 
     return y, vjp

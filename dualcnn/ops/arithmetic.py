@@ -8,7 +8,7 @@ from .. import backend
 from ..backend import Array, Backend
 from .types import Vjp
 
-__all__ = ["add", "div", "matmul", "mul", "pow", "sub"]
+__all__ = ["add", "div", "matmul", "mul", "neg", "pow", "sub"]
 
 
 def _add(xp: Any, a: Array, b: Array) -> Array:
@@ -35,12 +35,22 @@ def _divisor_grad(xp: Any, gy: Array, y: Array, b: Array) -> Array:
     return -gy * y / b
 
 
-def _pow(xp: Any, x: Array, exponent: float) -> Array:
-    return x**exponent
+def _pow(xp: Any, a: Array, b: Array) -> Array:
+    return a**b
 
 
-def _pow_grad(xp: Any, gy: Array, x: Array, exponent: float, less: float) -> Array:
-    return gy * (x**less * exponent)
+def _pow_grad(xp: Any, gy: Array, a: Array, b: Array, less: Array) -> Array:
+    return gy * (a**less * b)
+
+
+def _base_grad(xp: Any, gy: Array, a: Array, b: Array) -> Array:
+    # Where the exponent is 0 nothing depends on the base, and 0 ** -1 would be no number.
+    return gy * b * xp.where(b != 0, a, 1.0) ** (b - 1)
+
+
+def _exponent_grad(xp: Any, gy: Array, y: Array, a: Array) -> Array:
+    # 0 to any positive power is 0, its logarithm notwithstanding.
+    return gy * y * xp.log(xp.where(a != 0, a, 1.0))
 
 
 def _matched(be: Backend, a: Any, b: Any, divide: bool = False) -> tuple[Any, Any]:
@@ -114,27 +124,47 @@ def div(a: Any, b: Any, *, needs: tuple[bool, ...] = (True, True)) -> tuple[Arra
     )
 
 
-def pow(x: Array, *, exponent: float, needs: tuple[bool, ...] = (True,)) -> tuple[Array, Vjp]:
-    """`x ** exponent` for a Python number `exponent`, elementwise."""
+def neg(x: Array, *, needs: tuple[bool, ...] = (True,)) -> tuple[Array, Vjp]:
+    """`-x`, elementwise."""
     be = backend.of(x=x)
-    if hasattr(exponent, "item"):
-        exponent = exponent.item()
+    if be.xp.isdtype(x.dtype, "bool"):
+        raise TypeError("expected numbers to negate, got bool; x == False is the opposite of x")
+    return be.fuse(_neg)(x), lambda gy: (be.fuse(_neg)(gy),)
 
-    def vjp(gy: Array) -> tuple[Array | None, ...]:
-        if exponent == 0:
-            return (be.zeros(tuple(x.shape), x.dtype),)
-        return (be.fuse(_pow_grad)(gy, x, exponent, exponent - 1),)
 
-    return be.fuse(_pow)(x, exponent), vjp
+def pow(a: Any, b: Any, *, needs: tuple[bool, ...] = (True, True)) -> tuple[Array, Vjp]:
+    """`a ** b`, elementwise; shapes broadcast as in NumPy, one of the two may be a number."""
+    be = backend.of(a=a, b=b)
+    a, b = _matched(be, a, b)
+    y = be.fuse(_pow)(a, b)
+
+    def base(gy: Array) -> Array:
+        if hasattr(b, "shape"):
+            return be.fuse(_base_grad)(gy, a, b)
+        return be.fuse(_pow_grad)(gy, a, b, b - 1) if b else be.zeros(tuple(a.shape), a.dtype)
+
+    def exponent(gy: Array) -> Array:
+        known = a if hasattr(a, "shape") else be.full((), a, y.dtype)
+        return be.fuse(_exponent_grad)(gy, y, known)
+
+    return y, lambda gy: (
+        unbroadcast(be, base(gy), a) if needs[0] and hasattr(a, "shape") else None,
+        unbroadcast(be, exponent(gy), b) if needs[1] and hasattr(b, "shape") else None,
+    )
 
 
 def matmul(a: Array, b: Array, *, needs: tuple[bool, ...] = (True, True)) -> tuple[Array, Vjp]:
-    """The matrix product `(..., M, K) @ (..., K, N)`; leading axes broadcast."""
+    """The matrix product `(..., M, K) @ (..., K, N)`; leading axes broadcast.
+
+    A vector `(K,)` is a row on the left and a column on the right; its axis of size 1 is dropped.
+    """
     be = backend.of(a=a, b=b)
+    if a.ndim == 1 or b.ndim == 1:
+        return _vector_product(be, a, b, needs)
     if a.ndim < 2 or b.ndim < 2 or a.shape[-1] != b.shape[-2]:
         raise ValueError(
-            f"expected matrices (..., M, K) and (..., K, N), got shapes {tuple(a.shape)} and "
-            f"{tuple(b.shape)}; a vector needs reshape(-1, 1) or reshape(1, -1)"
+            f"expected matrices (..., M, K) and (..., K, N), or vectors (K,), got shapes "
+            f"{tuple(a.shape)} and {tuple(b.shape)}"
         )
 
     def vjp(gy: Array) -> tuple[Array | None, ...]:
@@ -146,3 +176,26 @@ def matmul(a: Array, b: Array, *, needs: tuple[bool, ...] = (True, True)) -> tup
         return ga, gb
 
     return be.matmul(a, b), vjp
+
+
+def _vector_product(be: Backend, a: Array, b: Array, needs: tuple[bool, ...]) -> tuple[Array, Vjp]:
+    """The product where one operand or both are vectors, as matrices of one row or column."""
+    if a.ndim == 0 or b.ndim == 0 or a.shape[-1] != b.shape[-2 if b.ndim > 1 else 0]:
+        raise ValueError(
+            f"expected a vector (K,) and a matrix with K rows or columns, got shapes "
+            f"{tuple(a.shape)} and {tuple(b.shape)}"
+        )
+    row = be.xp.reshape(a, (1, -1)) if a.ndim == 1 else a
+    column = be.xp.reshape(b, (-1, 1)) if b.ndim == 1 else b
+    product, back = matmul(row, column, needs=needs)
+    shape = tuple(product.shape)
+    lead = shape[:-2] + shape[-2:-1] * (a.ndim > 1) + shape[-1:] * (b.ndim > 1)
+
+    def vjp(gy: Array) -> tuple[Array | None, ...]:
+        ga, gb = back(be.reshape(gy, shape))
+        return (
+            None if ga is None else be.reshape(ga, tuple(a.shape)),
+            None if gb is None else be.reshape(gb, tuple(b.shape)),
+        )
+
+    return be.reshape(product, lead), vjp

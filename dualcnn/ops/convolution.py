@@ -26,6 +26,7 @@ many short runs: 25 taps of 1 channel took NumPy 233 us row by row and 43 tap by
 channels 127 and 77, 25 taps of 6 channels 31 and 96."""
 
 
+@geometry.or_one_image(2)
 def conv2d(
     x: Array,
     weight: Array,
@@ -37,7 +38,8 @@ def conv2d(
     groups: int = 1,
     needs: tuple[bool, ...] = (True, True, True),
 ) -> tuple[Array, Vjp]:
-    """Convolve images `(N, C, H, W)` with weights `(O, C/groups, KH, KW)` to `(N, O, OH, OW)`.
+    """Convolve images `(N, C, H, W)` with weights `(O, C/groups, KH, KW)` to `(N, O, OH, OW)`,
+    or one image `(C, H, W)` to `(O, OH, OW)`.
 
     `OH = (H + padding - dilation * (KH - 1) - 1) // stride + 1`, likewise `OW`. `stride` and
     `dilation` are a number or a pair. `padding` is a number, a pair (height, width), four numbers

@@ -8,33 +8,40 @@ Shape notation of all docstrings:
     OH, OW  output height, width
     S, OUT, K  the tuples of input, output and kernel sizes over n spatial axes
 
-Public arrays are `(N, C, *S)` and weights `(O, C/G, *K)`. Inside, feature maps are read
-channels-last, `(N, *S, C)`: a window is then a few long runs of memory, and a product over windows
-writes its result where it stays.
+Public arrays are `(N, C, *S)` and weights `(O, C/G, *K)`; one image `(C, *S)` stands for a batch of
+one that is dropped from the result. Inside, feature maps are read channels-last, `(N, *S, C)`: a
+window is then a few long runs of memory, and a product over windows writes its result where it
+stays.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, wraps
 from operator import index
-from typing import Any
+from typing import Any, TypeVar, cast
 
 from ..backend import Array, Backend
 
 __all__ = [
     "GeometryError",
     "Window",
+    "axes_of",
     "axis_of",
     "channels_first",
     "channels_last",
+    "check_images",
     "convolution",
     "hashable",
     "one_dtype",
+    "or_one_image",
     "pooling",
     "tuple_of",
 ]
+
+
+Op = TypeVar("Op", bound=Callable[..., Any])
 
 
 class GeometryError(ValueError):
@@ -95,11 +102,59 @@ def channels_first(be: Backend, x: Array) -> Array:
     return be.xp.permute_dims(x, (0, x.ndim - 1, *range(1, x.ndim - 1)))
 
 
+def or_one_image(n: int) -> Callable[[Op], Op]:
+    """Let an operation on batches `(N, C, *S)` of n spatial axes take one image `(C, *S)` too: as a
+    batch of one on the way in and out, views of the same memory.
+    """
+
+    def decorate(op: Op) -> Op:
+        @wraps(op)
+        def wrapped(x: Array, *args: Any, **params: Any) -> Any:
+            if getattr(x, "ndim", None) != n + 1:
+                return op(x, *args, **params)
+            try:
+                y, vjp, *extra = op(x[None, ...], *args, **params)
+            except GeometryError as error:
+                raise GeometryError(f"{error} (a batch of one image {tuple(x.shape)})") from None
+
+            def of_one(gy: Array) -> tuple[Array | None, ...]:
+                gx, *others = vjp(gy[None, ...])
+                return None if gx is None else gx[0, ...], *others
+
+            return y[0, ...], of_one, *[e[0, ...] for e in extra]
+
+        return cast(Op, wrapped)
+
+    return decorate
+
+
+def check_images(n: int, x: tuple[int, ...]) -> None:
+    """Raise `GeometryError` unless `x` is the shape of a batch of images of n spatial axes."""
+    if len(x) != n + 2:
+        axes = ", ".join(("C", *"DHW"[3 - n :]))
+        raise GeometryError(
+            f"expected an input of {n + 2} dimensions (N, {axes}), or of {n + 1} for one image "
+            f"({axes}), got shape {x}"
+        )
+
+
 def axis_of(dim: Any, ndim: int, name: str = "dim") -> int:
     """The axis `dim`, counted from the end if negative; raises `ValueError` if there is none."""
     if not isinstance(dim, int) or not -ndim <= dim < ndim:
         raise ValueError(f"{name}: expected a whole number from {-ndim} to {ndim - 1}, got {dim!r}")
     return dim % ndim
+
+
+def axes_of(dim: Any, ndim: int) -> tuple[int, ...]:
+    """The axes `dim`, one or several; all of them for None or (). A single number, which has none,
+    takes 0 and -1 as in PyTorch.
+    """
+    if dim is None or (isinstance(dim, (tuple, list)) and not dim):
+        return tuple(range(ndim))
+    axes = tuple(
+        axis_of(d, max(1, ndim)) for d in (dim if isinstance(dim, (tuple, list)) else (dim,))
+    )
+    return axes if ndim else ()
 
 
 def hashable(value: Any) -> Any:
@@ -122,11 +177,13 @@ def one_dtype(be: Backend, **arrays: Any) -> None:
 
 
 def tuple_of(value: Any, n: int, name: str, least: int = 1) -> tuple[int, ...]:
-    """`value` as `n` whole numbers: one number stands for all axes."""
+    """`value` as `n` whole numbers: one number, alone or in a tuple, stands for all axes."""
     try:
         values = tuple(index(v) for v in (value if isinstance(value, Sequence) else (value,) * n))
     except TypeError:
         values = ()
+    if len(values) == 1:
+        values *= n
     if len(values) != n:
         expected = "a whole number" if n == 1 else f"a whole number or {n} of them"
         raise GeometryError(f"{name}: expected {expected}, got {value!r}")
@@ -175,13 +232,9 @@ def convolution(
     Padding is a number, one a spatial axis, two an axis (for 2-d: top, left, bottom, right, as in
     ONNX), "valid" or "same". Raises `GeometryError`.
     """
-    axes = "DHW"[3 - n :]
-    if len(x) != n + 2:
-        raise GeometryError(
-            f"expected an input of {n + 2} dimensions (N, C, {', '.join(axes)}), got shape {x}"
-        )
+    check_images(n, x)
     if len(weight) != n + 2:
-        kernel = ", ".join(f"K{a}" for a in axes)
+        kernel = ", ".join(f"K{a}" for a in "DHW"[3 - n :])
         raise GeometryError(
             f"expected a weight of {n + 2} dimensions (O, C/groups, {kernel}), got shape {weight}"
         )
@@ -220,21 +273,17 @@ def pooling(
     dilation: Any,
     ceil_mode: bool,
 ) -> Window:
-    """Check the shapes of a pooling and find its window; stride None means the kernel size.
+    """Check the shapes of a pooling and find its window; stride None or () means the kernel size.
 
     With `ceil_mode` a last window may hang over the end, if it starts inside the input or its
     padding before: the padding of the window found includes what hangs over.
     """
-    if len(x) != n + 2:
-        axes = ", ".join("DHW"[3 - n :])
-        raise GeometryError(
-            f"expected an input of {n + 2} dimensions (N, C, {axes}), got shape {x}"
-        )
+    check_images(n, x)
     kernel = tuple_of(kernel_size, n, "kernel_size")
     window = Window(
         size=x[2:],
         kernel=kernel,
-        stride=kernel if stride is None else tuple_of(stride, n, "stride"),
+        stride=kernel if stride is None or stride == () else tuple_of(stride, n, "stride"),
         dilation=tuple_of(dilation, n, "dilation"),
         padding=(),
         out=(),

@@ -2,7 +2,8 @@
 
 A classification loss puts a mass `q` on each class: `loss = -sum(q * log p)`. With the label's
 class t, smoothing e, C classes and class weights w, `q_c = (1 - e) * w_t * [c = t] + e / C * w_c`
-(Szegedy and others, 2016, section 7). Its gradient needs no gather and no scatter, so it is the
+(Szegedy and others, 2016, section 7); with probabilities p of the classes instead of a label,
+`q_c = ((1 - e) * p_c + e / C) * w_c`. The gradient needs no gather and no scatter, so it is the
 same on every backend and deterministic on a GPU.
 """
 
@@ -14,6 +15,7 @@ from typing import Any
 from .. import backend
 from ..backend import Array, Backend
 from .activation import _exp_shifted, _log_softmax
+from .geometry import one_dtype
 from .types import Vjp
 
 __all__ = ["cross_entropy", "mse_loss", "nll_loss", "one_hot"]
@@ -29,27 +31,46 @@ def cross_entropy(
     ignore_index: int = -100,
     reduction: str = "mean",
     label_smoothing: float = 0.0,
-    needs: tuple[bool, ...] = (True, False),
+    needs: tuple[bool, ...] = (True, True),
 ) -> tuple[Array, Vjp]:
-    """Cross entropy of logits `(N, C)`, `(N, C, *S)` or `(C,)` with whole-number labels.
+    """Cross entropy of logits `(N, C)`, `(N, C, *S)` or `(C,)` with labels or probabilities.
 
-    `target` has the shape of `x` without the class axis and may lie on the host; `weight` is
-    `(C,)`. Labels equal to `ignore_index` do not count. "mean" divides by the sum of the labels'
-    weights. A label out of range raises `ValueError` on the host and makes the loss NaN on a
-    device.
+    `target` has whole-number labels in the shape of `x` without the class axis, or probabilities
+    in the shape of `x`; it may lie on the host. `weight` is `(C,)`. Labels equal to `ignore_index`
+    do not count. "mean" divides by the sum of the labels' weights, or by the number of rows of
+    probabilities. A label out of range raises `ValueError` on the host and makes the loss NaN on
+    a device.
     """
     if not 0 <= label_smoothing <= 1:
         raise ValueError(f"label_smoothing: expected 0 to 1, got {label_smoothing!r}")
-    be, rows, labels, restore = _classes(x, target, ignore_index, reduction)
-    mass, weights = _masses(be, labels, rows, weight, ignore_index, float(label_smoothing))
+    smoothing = float(label_smoothing)
+    be, rows, restore = _rows(x, reduction)
+    probable = _are_probabilities(target, x)
+    if probable:
+        if ignore_index >= 0:
+            raise ValueError(
+                f"ignore_index: expected none beside probabilities, which have no label to ignore, "
+                f"got {ignore_index}"
+            )
+        _, shares, _ = _rows(be.asarray(_on_backend(be, x, target), x.dtype), reduction)
+        factors = _class_weights(be, rows, weight)
+        mass = be.fuse(_smoothed)(shares, factors, 1 - smoothing, smoothing / rows.shape[1])
+        weights = be.full((rows.shape[0], 1), 1.0, rows.dtype)
+    else:
+        labels = _labels(be, x, target, ignore_index)
+        mass, weights = _masses(be, labels, rows, weight, ignore_index, smoothing)
     shift = be.xp.max(rows, axis=1, keepdims=True)
     log_sum = be.xp.log(be.xp.sum(be.fuse(_exp_shifted)(rows, shift), axis=1, keepdims=True))
     logp = be.fuse(_log_softmax)(rows, shift, log_sum)
-    loss, spread = _reduced(be, _losses(be, mass, logp), weights, reduction, target)
+    loss, spread = _reduced(be, _losses(be, mass, logp), weights, reduction, _without_classes(x))
 
     def vjp(gy: Array) -> tuple[Array | None, ...]:
         total = be.xp.sum(mass, axis=1, keepdims=True)
-        return restore(be.fuse(_cross_entropy_grad)(spread(gy), logp, mass, total)), None
+        g = spread(gy)
+        gx = restore(be.fuse(_cross_entropy_grad)(g, logp, mass, total))
+        if not (probable and needs[1]):
+            return gx, None
+        return gx, restore(be.fuse(_target_grad)(g, logp, factors, smoothing - 1))
 
     return loss, vjp
 
@@ -64,9 +85,10 @@ def nll_loss(
     needs: tuple[bool, ...] = (True, False),
 ) -> tuple[Array, Vjp]:
     """Negative log likelihood of log probabilities; shapes and labels as in `cross_entropy`."""
-    be, rows, labels, restore = _classes(x, target, ignore_index, reduction)
+    be, rows, restore = _rows(x, reduction)
+    labels = _labels(be, x, target, ignore_index)
     mass, weights = _masses(be, labels, rows, weight, ignore_index, 0.0)
-    loss, spread = _reduced(be, _losses(be, mass, rows), weights, reduction, target)
+    loss, spread = _reduced(be, _losses(be, mass, rows), weights, reduction, _without_classes(x))
     return loss, lambda gy: (restore(be.fuse(_nll_grad)(spread(gy), mass)), None)
 
 
@@ -140,18 +162,42 @@ def _check_labels(be: Backend, labels: Array, classes: int, ignore_index: int | 
         )
 
 
-def _classes(
-    x: Array, target: Any, ignore_index: int, reduction: str
-) -> tuple[Backend, Array, Array, Any]:
-    """The input as `(M, C)`, its labels as `(M,)`, and the way back to the input's shape."""
+def _class_axis(x: Array) -> int:
+    return 1 if x.ndim > 1 else 0
+
+
+def _without_classes(x: Array) -> tuple[int, ...]:
+    axis = _class_axis(x)
+    return (*x.shape[:axis], *x.shape[axis + 1 :])
+
+
+def _rows(x: Array, reduction: str) -> tuple[Backend, Array, Any]:
+    """The input as `(M, C)`, and the way back to its shape."""
     be = backend.of(input=x)
     _check_reduction(reduction)
-    shape = tuple(x.shape)
     if x.ndim < 1:
         raise ValueError("expected an input (N, C), (N, C, *S) or (C,), got a single number")
-    axis = 1 if x.ndim > 1 else 0
-    classes = shape[axis]
-    expected = (*shape[:axis], *shape[axis + 1 :])
+    order = (0, *range(2, x.ndim), 1) if x.ndim > 1 else (0,)
+    back = tuple(sorted(range(x.ndim), key=order.__getitem__))
+    moved = be.xp.permute_dims(x, order)
+    rows = be.reshape(moved, (math.prod(_without_classes(x)), x.shape[_class_axis(x)]))
+
+    def restore(g: Array) -> Array:
+        return be.xp.permute_dims(be.xp.reshape(g, tuple(moved.shape)), back)
+
+    return be, rows, restore
+
+
+def _are_probabilities(target: Any, x: Array) -> bool:
+    """Whether the target says how probable each class is, rather than which one is right."""
+    return tuple(getattr(target, "shape", ())) == tuple(x.shape) and backend.of(
+        target=target
+    ).is_floating(target)
+
+
+def _labels(be: Backend, x: Array, target: Any, ignore_index: int) -> Array:
+    """The labels beside the input, as `(M,)`."""
+    expected = _without_classes(x)
     labels = target if hasattr(target, "shape") else be.asarray(target)
     home = backend.of(target=labels)
     if not home.xp.isdtype(labels.dtype, "integral"):
@@ -162,21 +208,13 @@ def _classes(
     if tuple(labels.shape) != expected:
         raise ValueError(
             f"target: expected labels of shape {expected}, one for each row of classes of the "
-            f"input {shape}, got {tuple(labels.shape)}"
+            f"input {tuple(x.shape)}, got {tuple(labels.shape)}"
         )
-    _check_labels(home, labels, classes, ignore_index)
+    _check_labels(home, labels, x.shape[_class_axis(x)], ignore_index)
     labels = _on_backend(be, x, labels)
     if labels.dtype != be.dtype("int64"):
         labels = be.xp.astype(labels, be.dtype("int64"))
-    order = (0, *range(2, x.ndim), 1) if x.ndim > 1 else (0,)
-    back = tuple(sorted(range(x.ndim), key=order.__getitem__))
-    moved = be.xp.permute_dims(x, order)
-    rows = be.reshape(moved, (math.prod(expected), classes))
-
-    def restore(g: Array) -> Array:
-        return be.xp.permute_dims(be.xp.reshape(g, tuple(moved.shape)), back)
-
-    return be, rows, be.reshape(labels, (rows.shape[0],)), restore
+    return be.reshape(labels, (math.prod(expected),))
 
 
 def _on_backend(be: Backend, x: Array, target: Any) -> Array:
@@ -184,6 +222,22 @@ def _on_backend(be: Backend, x: Array, target: Any) -> Array:
     if hasattr(target, "shape") and not backend.of(target=target).host:
         backend.of(input=x, target=target)
     return be.asarray(target)
+
+
+def _class_weights(be: Backend, rows: Array, weight: Array | None) -> Array:
+    """The weight of each class, `(C,)`."""
+    classes = rows.shape[1]
+    if weight is None:
+        return be.full((classes,), 1.0, rows.dtype)
+    if hasattr(weight, "shape"):
+        backend.of(input=rows, weight=weight)
+        one_dtype(be, input=rows, weight=weight)
+    weight = be.asarray(weight, rows.dtype)
+    if tuple(weight.shape) != (classes,):
+        raise ValueError(
+            f"weight: expected shape {(classes,)}, one a class, got {tuple(weight.shape)}"
+        )
+    return weight
 
 
 def _masses(
@@ -196,15 +250,7 @@ def _masses(
 ) -> tuple[Array, Array]:
     """The mass on each class `(M, C)`, and each label's own weight `(M, 1)`."""
     xp, classes = be.xp, rows.shape[1]
-    if weight is None:
-        weight = be.full((classes,), 1.0, rows.dtype)
-    elif hasattr(weight, "shape"):
-        backend.of(input=rows, weight=weight)
-    weight = be.asarray(weight, rows.dtype)
-    if tuple(weight.shape) != (classes,):
-        raise ValueError(
-            f"weight: expected shape {(classes,)}, one a class, got {tuple(weight.shape)}"
-        )
+    weight = _class_weights(be, rows, weight)
     column = xp.reshape(labels, (-1, 1))
     hits = _hits(be, labels, classes)
     counted = column != ignore_index
@@ -226,12 +272,11 @@ def _losses(be: Backend, mass: Array, logp: Array) -> Array:
 
 
 def _reduced(
-    be: Backend, losses: Array, weights: Array, reduction: str, target: Any
+    be: Backend, losses: Array, weights: Array, reduction: str, shape: tuple[int, ...]
 ) -> tuple[Array, Any]:
     """The reduced loss, and how its gradient spreads over the rows as `(M, 1)`."""
     xp = be.xp
     if reduction == "none":
-        shape = tuple(getattr(target, "shape", (losses.shape[0],)))
         return xp.reshape(losses, shape), lambda gy: be.reshape(gy, tuple(losses.shape))
     if reduction == "sum":
         return be.scalar(xp.sum(losses)), lambda gy: xp.broadcast_to(gy, losses.shape)
@@ -249,6 +294,14 @@ def _neg_product(xp: Any, mass: Array, logp: Array) -> Array:
 
 def _cross_entropy_grad(xp: Any, g: Array, logp: Array, mass: Array, total: Array) -> Array:
     return (xp.exp(logp) * total - mass) * g
+
+
+def _smoothed(xp: Any, p: Array, weight: Array, keep: float, even: float) -> Array:
+    return (p * keep + even) * weight
+
+
+def _target_grad(xp: Any, g: Array, logp: Array, weight: Array, less: float) -> Array:
+    return logp * weight * g * less
 
 
 def _neg(xp: Any, x: Array) -> Array:

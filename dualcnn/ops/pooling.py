@@ -20,6 +20,7 @@ from .types import Vjp
 __all__ = ["adaptive_avg_pool2d", "avg_pool2d", "max_pool2d"]
 
 
+@geometry.or_one_image(2)
 def max_pool2d(
     x: Array,
     *,
@@ -28,33 +29,40 @@ def max_pool2d(
     padding: Any = 0,
     dilation: Any = 1,
     ceil_mode: bool = False,
+    return_indices: bool = False,
     needs: tuple[bool, ...] = (True,),
-) -> tuple[Array, Vjp]:
-    """The maximum under each window: `(N, C, H, W)` to `(N, C, OH, OW)`.
+) -> tuple[Array, Vjp] | tuple[Array, Vjp, Array]:
+    """The maximum under each window: `(N, C, H, W)` to `(N, C, OH, OW)`, or without N.
 
     `stride` None means the kernel size. Padding counts as minus infinity. With `ceil_mode` a last
     window may hang over the end. Of equal maxima the first in row order gets the gradient.
+    With `return_indices` the third result says where each maximum lies: `row * W + column`, int64.
     Raises `GeometryError` when the sizes do not fit.
     """
     be = backend.of(x=x)
     window = _window(x, kernel_size, stride, padding, dilation, ceil_mode)
+    xl = channels_last(be, x)
     lowest = -math.inf if be.is_floating(x) else int(be.xp.iinfo(x.dtype).min)
-    padded = _padded(be, channels_last(be, x), window, lowest)
+    padded = _padded(be, xl, window, lowest)
     out = be.empty((x.shape[0], *window.out, x.shape[1]), x.dtype)
     y = be.fuse(_maximum)(*_taps(padded, window), out=out)
 
     def vjp(gy: Array) -> tuple[Array | None, ...]:
         gl = channels_last(be, be.in_order_of(gy, channels_first(be, y)))
-        taps = list(_taps(padded, window))
+        # NaN equals no maximum: padding gets no gradient even where all pixels are minus infinity.
+        taps = list(_taps(_padded(be, xl, window, math.nan), window))
 
         def write(targets: list[Array]) -> None:
             be.fuse(_first_maximum)(gl, y, *taps, out=tuple(targets))
 
         return (_spread(be, x, window, write),)
 
+    if return_indices:
+        return channels_first(be, y), vjp, channels_first(be, _places(be, padded, y, window))
     return channels_first(be, y), vjp
 
 
+@geometry.or_one_image(2)
 def avg_pool2d(
     x: Array,
     *,
@@ -63,18 +71,25 @@ def avg_pool2d(
     padding: Any = 0,
     ceil_mode: bool = False,
     count_include_pad: bool = True,
+    divisor_override: int | None = None,
     needs: tuple[bool, ...] = (True,),
 ) -> tuple[Array, Vjp]:
-    """The mean under each window: `(N, C, H, W)` to `(N, C, OH, OW)`.
+    """The mean under each window: `(N, C, H, W)` to `(N, C, OH, OW)`, or without N.
 
     `stride` None means the kernel size. Padding counts as zeros, or not at all with
     `count_include_pad=False`; what hangs over the end with `ceil_mode` never counts.
+    `divisor_override` is what each sum is divided by instead of the number of places.
     Raises `GeometryError` when the sizes do not fit.
     """
     be = backend.of(x=x)
     geometry.one_dtype(be, x=x)
     window = _window(x, kernel_size, stride, padding, 1, ceil_mode)
-    share = _shares(be, window, padding, count_include_pad, x.dtype)
+    if divisor_override is None:
+        share = _shares(be, window, padding, count_include_pad, x.dtype)
+    elif divisor_override == 0:
+        raise ValueError("divisor_override: expected a number other than 0, got 0")
+    else:
+        share = 1.0 / divisor_override
     padded = _padded(be, channels_last(be, x), window, 0.0)
     out = be.empty((x.shape[0], *window.out, x.shape[1]), x.dtype)
     y = be.fuse(_weighted_sum)(share, *_taps(padded, window), out=out)
@@ -91,17 +106,17 @@ def avg_pool2d(
     return channels_first(be, y), vjp
 
 
+@geometry.or_one_image(2)
 def adaptive_avg_pool2d(
     x: Array, *, output_size: Any, needs: tuple[bool, ...] = (True,)
 ) -> tuple[Array, Vjp]:
-    """Means over `output_size` parts an axis: `(N, C, H, W)` to `(N, C, OH, OW)`.
+    """Means over `output_size` parts an axis: `(N, C, H, W)` to `(N, C, OH, OW)`, or without N.
 
     Part i reaches from `floor(i * H / OH)` to `ceil((i + 1) * H / OH)`, as in PyTorch; None for an
     axis keeps its size. The mean along one axis is a product with a matrix of shares.
     """
     be = backend.of(x=x)
-    if x.ndim != 4:
-        raise geometry.GeometryError(f"expected an input (N, C, H, W), got shape {tuple(x.shape)}")
+    geometry.check_images(2, tuple(x.shape))
     size = tuple(x.shape[2:])
     geometry.one_dtype(be, x=x)
     asked = output_size
@@ -185,6 +200,30 @@ def _taps(padded: Array, window: Window) -> Iterator[Array]:
     """The view of the input that each place of the kernel meets, in row order."""
     for _, index in backend.tap_slices(window.kernel, window.stride, window.dilation, window.out):
         yield padded[index]
+
+
+def _places(be: Backend, padded: Array, y: Array, window: Window) -> Array:
+    """Where in its image each maximum lies, counted in row order: the first pixel equal to it."""
+    found = be.zeros(tuple(y.shape), be.dtype("int64"))
+    n = len(window.size)
+    taps = backend.tap_slices(window.kernel, window.stride, window.dilation, window.out)
+    for tap, index in reversed(taps):
+        place, inside = None, None
+        for axis, (size, (before, _)) in enumerate(zip(window.size, window.padding, strict=True)):
+            step, start = window.stride[axis], tap[axis] * window.dilation[axis] - before
+            along = be.constant(
+                tuple(start + step * i for i in range(window.out[axis])), be.dtype("int64")
+            )
+            along = be.xp.reshape(along, (1,) * (1 + axis) + (-1,) + (1,) * (n - axis))
+            here = (along >= 0) & (along < size)
+            place = along if place is None else place * size + along
+            inside = here if inside is None else inside & here
+        found = be.fuse(_place)(padded[index], y, found, place, inside)
+    return found
+
+
+def _place(xp: Any, tap: Array, y: Array, found: Array, place: Array, inside: Array) -> Array:
+    return xp.where(((tap == y) | (tap != tap)) & inside, place, found)
 
 
 def _spread(be: Backend, x: Array, window: Window, write: Any) -> Array:

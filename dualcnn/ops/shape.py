@@ -8,7 +8,7 @@ from typing import Any
 
 from .. import backend
 from ..backend import Array
-from .geometry import axis_of
+from .geometry import axes_of, axis_of
 from .types import Vjp
 
 __all__ = [
@@ -70,10 +70,10 @@ def transpose(
 ) -> tuple[Array, Vjp]:
     """`x` with two axes exchanged; no copy."""
     backend.of(x=x)
-    order = list(range(x.ndim))
-    a, b = axis_of(dim0, x.ndim, "dim0"), axis_of(dim1, x.ndim, "dim1")
+    order = list(range(max(1, x.ndim)))
+    a, b = axis_of(dim0, len(order), "dim0"), axis_of(dim1, len(order), "dim1")
     order[a], order[b] = order[b], order[a]
-    return permute(x, dims=tuple(order), needs=needs)
+    return permute(x, dims=tuple(order[: x.ndim]), needs=needs)
 
 
 def concat(*xs: Array, dim: int = 0, needs: tuple[bool, ...] = ()) -> tuple[Array, Vjp]:
@@ -81,6 +81,9 @@ def concat(*xs: Array, dim: int = 0, needs: tuple[bool, ...] = ()) -> tuple[Arra
     if not xs:
         raise ValueError("concat: expected at least one array, got none")
     be = backend.of(**{f"xs[{i}]": x for i, x in enumerate(xs)})
+    for i, x in enumerate(xs):
+        if not hasattr(x, "shape"):
+            raise TypeError(f"concat: expected arrays, got {x!r} at place {i}")
     axis = axis_of(dim, xs[0].ndim)
     rest = [(*x.shape[:axis], *x.shape[axis + 1 :]) for x in xs]
     if any(x.ndim != xs[0].ndim for x in xs) or any(r != rest[0] for r in rest):
@@ -129,17 +132,14 @@ def clone(x: Array, *, needs: tuple[bool, ...] = (True,)) -> tuple[Array, Vjp]:
     return backend.of(x=x).copy(x), lambda gy: (gy,)
 
 
-def astype(x: Array, *, dtype: Any, needs: tuple[bool, ...] = (True,)) -> tuple[Array, Vjp]:
-    """`x` with elements of another type; the gradient comes back in the type of `x`."""
+def astype(x: Array, *, dtype: Any, needs: tuple[bool, ...] = (True,)) -> tuple[Array, Vjp | None]:
+    """`x` with elements of another type; the gradient comes back in the type of `x`.
+
+    No gradient passes to other than floating-point numbers: then there is no vjp.
+    """
     be = backend.of(x=x)
-    target = be.dtype(dtype) if isinstance(dtype, str) else dtype
-    return be.xp.astype(x, target), lambda gy: (be.xp.astype(gy, x.dtype),)
-
-
-def _axes(dim: int | tuple[int, ...] | None, ndim: int) -> tuple[int, ...]:
-    if dim is None:
-        return tuple(range(ndim))
-    return tuple(axis_of(d, ndim) for d in (dim if isinstance(dim, (tuple, list)) else (dim,)))
+    y = be.xp.astype(x, be.dtype(dtype) if isinstance(dtype, str) else dtype)
+    return y, (lambda gy: (be.xp.astype(gy, x.dtype),)) if be.is_floating(y) else None
 
 
 def sum(
@@ -151,7 +151,7 @@ def sum(
 ) -> tuple[Array, Vjp]:
     """The sum along the axes `dim`, all of them by default; 0-d if none is left."""
     be = backend.of(x=x)
-    axes = _axes(dim, x.ndim)
+    axes = axes_of(dim, x.ndim)
     kept = tuple(1 if i in axes else n for i, n in enumerate(x.shape))
     if be.xp.isdtype(x.dtype, "bool"):
         x = be.xp.astype(x, be.dtype("int64"))
@@ -171,8 +171,16 @@ def mean(
     keepdim: bool = False,
     needs: tuple[bool, ...] = (True,),
 ) -> tuple[Array, Vjp]:
-    """The mean along the axes `dim`, all of them by default; 0-d if none is left."""
+    """The mean along the axes `dim`, all of them by default; 0-d if none is left.
+
+    Raises `TypeError` for whole numbers, whose mean is none.
+    """
     be = backend.of(x=x)
-    count = math.prod(x.shape[a] for a in _axes(dim, x.ndim))
+    if not be.is_floating(x):
+        raise TypeError(
+            f'mean: expected floating-point numbers, got {x.dtype}; use astype("float32"), or '
+            'dtype="float32" for a Tensor'
+        )
+    count = math.prod(x.shape[a] for a in axes_of(dim, x.ndim))
     total, back = sum(x, dim=dim, keepdim=keepdim, needs=needs)
     return be.scalar(total / count), lambda gy: back(be.scalar(gy / count))

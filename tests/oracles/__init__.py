@@ -22,7 +22,7 @@ from oracles.layers import (
     sigmoid,
     softmax,
 )
-from oracles.losses import cross_entropy, mse_loss, nll_loss
+from oracles.losses import cross_entropy, expected_cross_entropy, mse_loss, nll_loss
 from oracles.pooling import (
     adaptive_avg_pool2d,
     adaptive_avg_pool2d_grad,
@@ -30,6 +30,7 @@ from oracles.pooling import (
     avg_pool2d_grad,
     max_pool2d,
     max_pool2d_grad,
+    max_pool2d_places,
 )
 
 __all__ = [
@@ -46,12 +47,14 @@ __all__ = [
     "conv2d_grad_weight",
     "conv2d_grad_x",
     "cross_entropy",
+    "expected_cross_entropy",
     "leaky_relu",
     "linear",
     "log_softmax",
     "matmul",
     "max_pool2d",
     "max_pool2d_grad",
+    "max_pool2d_places",
     "mse_loss",
     "nll_loss",
     "normalise",

@@ -68,6 +68,27 @@ def cross_entropy_of_logs(
     return np.asarray(total if reduction == "sum" else total / divisor)
 
 
+def expected_cross_entropy(
+    logits: Values,
+    probabilities: Values,
+    weight: Values | None = None,
+    reduction: str = "mean",
+    label_smoothing: float = 0.0,
+) -> Values:
+    """-sum over k of weight[k] * q[k] * logs[k] with q = (1 - s) * p + s / K; the mean is over the
+    examples.
+    """
+    logs, classes = log_softmax(logits, 1), logits.shape[1]
+    factors = np.ones(classes) if weight is None else weight
+    losses = np.zeros((logits.shape[0], *logits.shape[2:]), np.result_type(logs, probabilities))
+    for at in np.ndindex(logs.shape):
+        share = (1 - label_smoothing) * probabilities[at] + label_smoothing / classes
+        losses[(at[0], *at[2:])] -= factors[at[1]] * share * logs[at]
+    if reduction == "none":
+        return losses
+    return np.asarray(losses.sum() if reduction == "sum" else losses.sum() / losses.size)
+
+
 def mse_loss(x: Values, target: Values, reduction: str = "mean") -> Values:
     losses = np.zeros(x.shape, np.result_type(x, target))
     for at in np.ndindex(x.shape):

@@ -86,6 +86,16 @@ def max_pool2d(
     return y
 
 
+def max_pool2d_places(
+    x: Float, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair, ceil_mode: bool
+) -> NDArray[np.int64]:
+    """Where in its image each maximum lies, row by row."""
+    y = np.zeros(_pooled_shape(x.shape, kernel, stride, padding, dilation, ceil_mode), np.int64)
+    for at_y, at_x in _winners(x, kernel, stride, padding, dilation, ceil_mode).items():
+        y[at_y] = at_x[2] * x.shape[3] + at_x[3]
+    return y
+
+
 def max_pool2d_grad(
     gy: Float,
     x: Float,
@@ -132,12 +142,13 @@ def avg_pool2d(
     padding: Pair,
     ceil_mode: bool,
     count_include_pad: bool,
+    divisor: int | None = None,
 ) -> Float:
     size = (x.shape[2], x.shape[3])
     y = np.zeros(_pooled_shape(x.shape, kernel, stride, padding, (1, 1), ceil_mode))
     for n, c, i, j in np.ndindex(y.shape):
-        pixels, divisor = _average_window(i, j, size, kernel, stride, padding, count_include_pad)
-        y[n, c, i, j] = sum(x[n, c, row, col] for row, col in pixels) / divisor
+        pixels, count = _average_window(i, j, size, kernel, stride, padding, count_include_pad)
+        y[n, c, i, j] = sum(x[n, c, row, col] for row, col in pixels) / (divisor or count)
     return y
 
 
@@ -148,13 +159,14 @@ def avg_pool2d_grad(
     stride: Pair,
     padding: Pair,
     count_include_pad: bool,
+    divisor: int | None = None,
 ) -> Float:
     size = (x_shape[2], x_shape[3])
     gx = np.zeros(x_shape)
     for n, c, i, j in np.ndindex(gy.shape):
-        pixels, divisor = _average_window(i, j, size, kernel, stride, padding, count_include_pad)
+        pixels, count = _average_window(i, j, size, kernel, stride, padding, count_include_pad)
         for row, col in pixels:
-            gx[n, c, row, col] += gy[n, c, i, j] / divisor
+            gx[n, c, row, col] += gy[n, c, i, j] / (divisor or count)
     return gx
 
 
