@@ -38,7 +38,7 @@ def host(params: Iterable[Tensor]) -> list[Any]:
 def sgd(x: float, gradients: list[float], **o: Any) -> float:
     buffer = None
     for g in gradients:
-        g = g + o.get("weight_decay", 0) * x
+        g = (-g if o.get("maximize") else g) + o.get("weight_decay", 0) * x
         momentum = o.get("momentum", 0)
         step = g
         if momentum:
@@ -50,8 +50,9 @@ def sgd(x: float, gradients: list[float], **o: Any) -> float:
 
 def adam(x: float, gradients: list[float], **o: Any) -> float:
     beta1, beta2 = o.get("betas", (0.9, 0.999))
-    m = v = 0.0
+    m = v = top = 0.0
     for t, g in enumerate(gradients, 1):
+        g = -g if o.get("maximize") else g
         if o.get("decoupled"):
             x = x - o["lr"] * o["weight_decay"] * x
         else:
@@ -59,7 +60,8 @@ def adam(x: float, gradients: list[float], **o: Any) -> float:
         m = beta1 * m + (1 - beta1) * g
         v = beta2 * v + (1 - beta2) * g * g
         m_hat = m / (1 - beta1**t)
-        v_hat = v / (1 - beta2**t)
+        top = max(top, v)
+        v_hat = (top if o.get("amsgrad") else v) / (1 - beta2**t)
         x = x - o["lr"] * m_hat / (math.sqrt(v_hat) + o.get("eps", 1e-8))
     return x
 
@@ -72,7 +74,7 @@ def adadelta(x: float, gradients: list[float], **o: Any) -> float:
     rho, eps = o.get("rho", 0.9), o.get("eps", 1e-6)
     square = moved = 0.0
     for g in gradients:
-        g = g + o.get("weight_decay", 0) * x
+        g = (-g if o.get("maximize") else g) + o.get("weight_decay", 0) * x
         square = rho * square + (1 - rho) * g * g
         d = math.sqrt(moved + eps) / math.sqrt(square + eps) * g
         moved = rho * moved + (1 - rho) * d * d

@@ -26,10 +26,13 @@ POSITIONAL: dict[str, dict[str, Any]] = {
     },
     "Linear": {"in_features": REQUIRED, "out_features": REQUIRED, "bias": True},
     "LazyLinear": {"out_features": REQUIRED, "bias": True},
-    "MaxPool2d": {"kernel_size": REQUIRED, "stride": None, "padding": 0, "dilation": 1},
+    "MaxPool2d": {
+        "kernel_size": REQUIRED, "stride": None, "padding": 0, "dilation": 1,
+        "return_indices": False, "ceil_mode": False,
+    },
     "AvgPool2d": {
         "kernel_size": REQUIRED, "stride": None, "padding": 0, "ceil_mode": False,
-        "count_include_pad": True,
+        "count_include_pad": True, "divisor_override": None,
     },
     "AdaptiveAvgPool2d": {"output_size": REQUIRED},
     "BatchNorm1d": {
@@ -223,6 +226,7 @@ RAMP = np.arange(16.0, dtype="float32").reshape(1, 1, 4, 4)
         (nn.AvgPool2d(2, 4, 1), [[0, 0.75], [3, 3.75]]),
         (nn.AvgPool2d(3, 3, 0, True), [[5, 7], [13, 15]]),
         (nn.AvgPool2d(3, 3, 1, False, False), [[2.5, 4.5], [10.5, 12.5]]),
+        (nn.AvgPool2d(2, divisor_override=2), [[5, 9], [21, 25]]),
         (nn.AdaptiveAvgPool2d(1), [[7.5]]),
         (nn.AdaptiveAvgPool2d((2, 1)), [[3.5], [11.5]]),
         (nn.AdaptiveAvgPool2d((None, 1)), [[1.5], [5.5], [9.5], [13.5]]),
@@ -231,6 +235,28 @@ RAMP = np.arange(16.0, dtype="float32").reshape(1, 1, 4, 4)
 def test_pooling(be, layer, want):
     got = to_numpy(layer(be.asarray(RAMP)))
     np.testing.assert_allclose(got[0, 0], want, rtol=1e-6)
+    one = to_numpy(layer(be.asarray(RAMP[0])))
+    np.testing.assert_array_equal(one, got[0])
+
+
+def test_places_of_the_maxima(be):
+    y, places = nn.MaxPool2d(2, 2, 1, 1, True)(be.asarray(RAMP))
+    assert y.tolist() == [[[[0, 2, 3], [8, 10, 11], [12, 14, 15]]]]
+    assert places.tolist() == [[[[0, 2, 3], [8, 10, 11], [12, 14, 15]]]]
+
+
+@pytest.mark.parametrize("name", ["Linear", "Conv2d", "MaxPool2d", "ReLU", "Flatten", "Identity"])
+def test_the_input_by_name(name):
+    arguments = {"Linear": (3, 2), "Conv2d": (2, 1, 1), "MaxPool2d": (2,)}
+    layer = getattr(nn, name)(*arguments.get(name, ()))
+    x = np.ones((1, 2, 3, 3), "float32")
+    np.testing.assert_array_equal(to_numpy(layer(input=x)), to_numpy(layer(x)))
+
+
+def test_an_error_shows_the_shape_of_an_input_by_name():
+    with pytest.raises(ValueError, match=r"3.*4|4.*3") as caught:
+        nn.Linear(3, 2)(input=np.ones((1, 4), "float32"))
+    assert any(note.endswith("given (1, 4)") for note in caught.value.__notes__)
 
 
 @pytest.mark.parametrize(
@@ -256,9 +282,9 @@ def test_elementwise_layers(be, layer, want):
 def test_softmax_layers(be):
     x = be.asarray(np.log(np.array([[1.0, 3.0], [2.0, 2.0]])), "float32")
     np.testing.assert_allclose(to_numpy(nn.Softmax(1)(x)), [[0.25, 0.75], [0.5, 0.5]], rtol=1e-6)
-    np.testing.assert_allclose(
-        to_numpy(nn.LogSoftmax(dim=0)(x)), np.log([[1 / 3, 0.6], [2 / 3, 0.4]]), rtol=1e-5
-    )
+    down = [[1 / 3, 0.6], [2 / 3, 0.4]]
+    np.testing.assert_allclose(to_numpy(nn.Softmax(dim=0)(x)), down, rtol=1e-6)
+    np.testing.assert_allclose(to_numpy(nn.LogSoftmax(dim=0)(x)), np.log(down), rtol=1e-5)
 
 
 def test_flatten_keeps_row_order(be):
@@ -300,6 +326,9 @@ def test_cross_entropy_and_nll(be):
     assert weighted(logits, labels).item() == pytest.approx(want, rel=1e-6)
     nll = nn.NLLLoss(be.asarray(weight), ignore_index=-100)
     assert nll(nn.LogSoftmax(1)(logits), labels).item() == pytest.approx(want, rel=1e-6)
+    one = nn.NLLLoss(reduction="sum", ignore_index=0)
+    log_p = nn.LogSoftmax(1)(logits)
+    assert one(log_p, np.array([1, 0, 0])).item() == pytest.approx(first, rel=1e-6)
     assert list(weighted.state_dict()) == list(nll.state_dict()) == ["weight"]
     assert list(loss.state_dict()) == []
     # Half of the mass goes to both classes alike: -(3/4 log 3/4 + 1/4 log 1/4).

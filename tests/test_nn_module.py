@@ -253,9 +253,15 @@ def test_an_image_with_channels_last():
     with pytest.raises(ValueError, match="with 3 channels") as caught:
         model(np.zeros((2, 8, 8, 3), "float32"))
     assert any("looks like (N, H, W, C)" in note for note in caught.value.__notes__)
-    with pytest.raises(ValueError, match="4 dimensions") as caught:
-        model(np.zeros((3, 8, 8), "float32"))
-    assert any("dualcnn.reshape(x, (-1, 3, 8, 8))" in note for note in caught.value.__notes__)
+    with pytest.raises(ValueError, match="with 3 channels") as caught:
+        model(np.zeros((8, 8, 3), "float32"))
+    assert any("looks like (H, W, C)" in note for note in caught.value.__notes__)
+
+
+def test_gray_images_without_an_axis_of_channels():
+    with pytest.raises(ValueError, match="with 1 channel") as caught:
+        nn.Conv2d(1, 4, 3)(np.zeros((5, 8, 8), "float32"))
+    assert any("dualcnn.reshape(x, (-1, 1, 8, 8))" in note for note in caught.value.__notes__)
 
 
 def test_inputs_on_another_backend_than_the_weights():

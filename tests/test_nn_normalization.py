@@ -52,14 +52,14 @@ def test_a_cumulative_average(be):
 
 
 def test_training_uses_the_batch(be):
-    layer = nn.BatchNorm1d(2, eps=0.0)
+    layer = nn.BatchNorm1d(2, eps=1e-12)
     layer.weight.data = f32(be, [2.0, 1.0])
     layer.bias.data = f32(be, [0.0, 5.0])
     np.testing.assert_allclose(to_numpy(layer(f32(be, FIRST))), [[-2, 4], [2, 6]], rtol=1e-6)
 
 
 def test_without_running_statistics_the_batch_counts_always(be):
-    layer = nn.BatchNorm1d(2, eps=0.0, track_running_stats=False).eval()
+    layer = nn.BatchNorm1d(2, eps=1e-12, track_running_stats=False).eval()
     np.testing.assert_allclose(to_numpy(layer(f32(be, FIRST))), [[-1, -1], [1, 1]], rtol=1e-6)
     assert list(layer.state_dict()) == ["weight", "bias"]
     assert list(layer.buffers()) == []
@@ -70,6 +70,26 @@ def test_without_affine(be):
     assert list(layer.parameters()) == []
     assert list(layer.state_dict()) == ["running_mean", "running_var", "num_batches_tracked"]
     assert layer(f32(be, np.ones((2, 2, 3, 3)))).shape == (2, 2, 3, 3)
+
+
+def test_without_bias(be):
+    layer = nn.BatchNorm1d(2, eps=1e-12, bias=False)
+    layer.weight.data = f32(be, [2.0, 1.0])
+    assert list(layer.state_dict()) == ["weight", "running_mean", "running_var",
+                                        "num_batches_tracked"]  # fmt: skip
+    np.testing.assert_allclose(to_numpy(layer(f32(be, FIRST))), [[-2, -1], [2, 1]], rtol=1e-6)
+    assert repr(layer).endswith("track_running_stats=True, bias=False)")
+    assert nn.BatchNorm1d(2, affine=False, bias=True).bias is None
+
+
+@pytest.mark.parametrize("eps", [-1.0, 0.0])
+def test_a_constant_channel_is_not_divided_by_zero(eps):
+    layer = nn.BatchNorm1d(2, eps=eps)
+    with pytest.raises(ValueError, match=rf"expected eps above 0, got {eps}"):
+        layer(np.ones((4, 2), "float32"))
+    assert layer.num_batches_tracked.item() == 0
+    if eps == 0:
+        assert layer.eval()(np.ones((4, 2), "float32")).shape == (4, 2)
 
 
 def test_channels_of_images_and_sequences(be):

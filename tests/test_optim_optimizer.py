@@ -73,6 +73,7 @@ OPTIMIZERS: dict[str, Any] = {
     "sgd": (optim.SGD, {"lr": 0.1}),
     "momentum": (optim.SGD, {"lr": 0.1, "momentum": 0.9, "dampening": 0.5}),
     "adam": (optim.Adam, {"lr": 0.01}),
+    "amsgrad": (optim.Adam, {"lr": 0.01, "betas": (0.5, 0.5), "amsgrad": True}),
     "adamw": (optim.AdamW, {"lr": 0.01}),
     "adadelta": (optim.Adadelta, {}),
 }
@@ -192,9 +193,9 @@ def bad_states() -> dict[str, tuple[Any, str]]:
             changed(lambda s: s["param_groups"][0].pop("betas")),
             "lacks betas: was it saved by an optimizer other than Adam",
         ),
-        "unknown option": (
+        "amsgrad": (
             changed(lambda s: s["param_groups"][0].update(amsgrad=True)),
-            "amsgrad=True, which Adam here doesn't know",
+            r"holds \['exp_avg', 'exp_avg_sq', 'step'\]; Adam expects .*'max_exp_avg_sq'",
         ),
         "range": (changed(lambda s: s["param_groups"][0].update(lr=-1)), "lr >= 0"),
         "another's": (

@@ -23,7 +23,7 @@ from optim_check import (
     values,
 )
 
-from dualcnn import backend, optim
+from dualcnn import Tensor, backend, optim
 from dualcnn.backend import Backend
 
 CASES: dict[str, tuple[Any, Callable[..., float], dict[str, Any]]] = {
@@ -41,6 +41,11 @@ CASES: dict[str, tuple[Any, Callable[..., float], dict[str, Any]]] = {
         sgd,
         {"lr": 0.1, "momentum": 0.9, "nesterov": True, "weight_decay": 0.05},
     ),
+    "momentum, decay, maximize": (
+        optim.SGD,
+        sgd,
+        {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.05, "maximize": True},
+    ),
     "adam": (optim.Adam, adam, {"lr": 0.01}),
     "adam, decay": (
         optim.Adam,
@@ -48,7 +53,20 @@ CASES: dict[str, tuple[Any, Callable[..., float], dict[str, Any]]] = {
         {"lr": 0.01, "betas": (0.7, 0.9), "eps": 1e-3, "weight_decay": 0.1},
     ),
     "adam, no memory": (optim.Adam, adam, {"lr": 0.01, "betas": (0.0, 0.0)}),
+    "adam, amsgrad": (optim.Adam, adam, {"lr": 0.01, "betas": (0.5, 0.5), "amsgrad": True}),
+    "adam, amsgrad, decay, maximize": (
+        optim.Adam,
+        adam,
+        {
+            "lr": 0.01,
+            "betas": (0.5, 0.5),
+            "weight_decay": 0.1,
+            "amsgrad": True,
+            "maximize": True,
+        },
+    ),
     "adamw": (optim.AdamW, adamw, {"lr": 0.01}),
+    "adamw, amsgrad": (optim.AdamW, adamw, {"lr": 0.01, "betas": (0.5, 0.5), "amsgrad": True}),
     "adamw, more decay": (optim.AdamW, adamw, {"lr": 0.01, "weight_decay": 0.3}),
     "adamw, no decay": (optim.AdamW, adamw, {"lr": 0.01, "weight_decay": 0}),
     "adadelta": (optim.Adadelta, adadelta, {}),
@@ -57,6 +75,7 @@ CASES: dict[str, tuple[Any, Callable[..., float], dict[str, Any]]] = {
         adadelta,
         {"lr": 0.5, "rho": 0.7, "eps": 1e-4, "weight_decay": 0.1},
     ),
+    "adadelta, maximize": (optim.Adadelta, adadelta, {"maximize": True}),
 }
 
 # Parameter 1 never has a gradient, 3 joins late, 4 and 0 miss single steps.
@@ -178,7 +197,7 @@ def test_a_step_is_one_launch(case: str) -> None:
             optimizer.step()
             stand_in.counters.reset()
             optimizer.step()
-            assert stand_in.counters.launches == 1
+            assert stand_in.counters.launches == (2 if options.get("maximize") else 1)
             assert stand_in.counters.synchronisations == 0
 
 
@@ -191,6 +210,9 @@ OUT_OF_RANGE: list[tuple[Any, dict[str, Any], str]] = [
     (optim.SGD, {"nesterov": True, "momentum": 0.9, "dampening": 0.1}, "no dampening"),
     (optim.Adam, {"lr": -1}, "lr >= 0"),
     (optim.Adam, {"eps": -1}, "eps >= 0"),
+    (optim.Adam, {"betas": (0.9, Tensor(0.99))}, "two numbers as betas"),
+    (optim.Adam, {"lr": Tensor([0.1, 0.2])}, r"one number as lr, got a Tensor of shape \(2,\)"),
+    (optim.Adam, {"lr": Tensor(-0.1)}, "lr >= 0, got -0.1"),
     (optim.Adam, {"betas": (1.0, 0.9)}, r"betas\[0\] in \[0, 1\), got 1.0"),
     (optim.AdamW, {"betas": (0.9, -0.1)}, r"betas\[1\] in \[0, 1\)"),
     (optim.AdamW, {"weight_decay": -1}, "weight_decay >= 0"),

@@ -69,10 +69,10 @@ class Sequential(_Ordered):
         for name, layer in named.items():
             self.add_module(name, layer)
 
-    def forward(self, x: Any) -> Any:
+    def forward(self, input: Any) -> Any:
         for _, layer in self._own_modules():
-            x = layer(x)
-        return x
+            input = layer(input)
+        return input
 
 
 class ModuleList(_Ordered):

@@ -20,7 +20,7 @@ __all__ = ["Conv2d", "LazyConv2d"]
 
 
 class Conv2d(Module):
-    """Convolution `(N, in_channels, H, W)` to `(N, out_channels, OH, OW)`.
+    """Convolution `(N, in_channels, H, W)` to `(N, out_channels, OH, OW)`, or of one image.
 
     `kernel_size`, `stride` and `dilation` are a number or a pair. `padding` is a number, a pair,
     four numbers (top, left, bottom, right), "valid" or, with stride 1, "same". Sizes are those of
@@ -93,21 +93,25 @@ class Conv2d(Module):
         """Draw weight and bias anew."""
         init.default_(self.weight, self.bias)
 
-    def forward(self, x: Any) -> Tensor:
+    def forward(self, input: Any) -> Tensor:
         try:
             return F.conv2d(
-                x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups
+                input, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups
             )
         except GeometryError as error:
-            shape = tuple(x.shape)
+            shape = tuple(input.shape)
             if len(shape) == 4 and shape[1] != self.in_channels == shape[3]:
                 error.add_note(
                     f"{shape} looks like (N, H, W, C); convolutions take (N, C, H, W): "
                     "dualcnn.functional.permute(x, (0, 3, 1, 2))"
                 )
-            elif len(shape) == 3 and self.in_channels in (1, shape[0]):
-                wanted = (-1, self.in_channels, *shape[-2:])
-                error.add_note(f"add the missing axis: dualcnn.reshape(x, {wanted})")
+            elif len(shape) == 3 and shape[0] != self.in_channels == shape[2]:
+                error.add_note(
+                    f"{shape} looks like (H, W, C); convolutions take (C, H, W) as one image: "
+                    "dualcnn.functional.permute(x, (2, 0, 1))"
+                )
+            elif len(shape) == 3 and self.in_channels == 1:
+                error.add_note(f"add the missing axis: dualcnn.reshape(x, {(-1, 1, *shape[1:])})")
             raise
 
     def flops(self, output_shape: tuple[int, ...]) -> int:
@@ -152,15 +156,17 @@ class LazyConv2d(Conv2d):
     def reset_parameters(self) -> None:
         """Nothing: the first input does it."""
 
-    def forward(self, x: Any) -> Tensor:
-        if len(x.shape) != 4:
-            raise GeometryError(f"expected an input (N, C, H, W), got shape {tuple(x.shape)}")
-        be, dtype = first_input(x)
-        channels = x.shape[1]
+    def forward(self, input: Any) -> Tensor:
+        if len(input.shape) not in (3, 4):
+            raise GeometryError(
+                f"expected an input (N, C, H, W) or (C, H, W), got shape {tuple(input.shape)}"
+            )
+        be, dtype = first_input(input)
+        channels = input.shape[-3]
         self._check_groups("C of the first input", channels)
         self.in_channels = channels
         materialize(self.weight, self._empty(be, dtype))
         materialize(self.bias, be.empty((self.out_channels,), dtype))
         self.__class__ = Conv2d  # type: ignore[assignment]
         self.reset_parameters()
-        return self.forward(x)
+        return self.forward(input)

@@ -23,8 +23,8 @@ class Dropout(Module):
             raise ValueError(f"p: expected a probability from 0 to 1, got {p!r}")
         self.p = p
 
-    def forward(self, x: Any) -> Tensor:
-        return F.dropout(x, self.p, self.training)
+    def forward(self, input: Any) -> Tensor:
+        return F.dropout(input, self.p, self.training)
 
     def extra_repr(self) -> str:
         return f"p={self.p}"

@@ -42,8 +42,8 @@ class Linear(Module):
         """Draw weight and bias anew."""
         init.default_(self.weight, self.bias)
 
-    def forward(self, x: Any) -> Tensor:
-        return F.linear(x, self.weight, self.bias)
+    def forward(self, input: Any) -> Tensor:
+        return F.linear(input, self.weight, self.bias)
 
     def flops(self, output_shape: tuple[int, ...]) -> int:
         return 2 * self.in_features * math.prod(output_shape)
@@ -71,16 +71,16 @@ class LazyLinear(Linear):
     def reset_parameters(self) -> None:
         """Nothing: the first input does it."""
 
-    def forward(self, x: Any) -> Tensor:
-        if not x.shape:
+    def forward(self, input: Any) -> Tensor:
+        if not input.shape:
             raise ValueError("expected an input (..., in_features), got a single number")
-        be, dtype = first_input(x)
-        self.in_features = x.shape[-1]
+        be, dtype = first_input(input)
+        self.in_features = input.shape[-1]
         materialize(self.weight, self._empty(be, dtype))
         materialize(self.bias, be.empty((self.out_features,), dtype))
         self.__class__ = Linear  # type: ignore[assignment]
         self.reset_parameters()
-        return self.forward(x)
+        return self.forward(input)
 
 
 class Flatten(Module):
@@ -91,8 +91,8 @@ class Flatten(Module):
         self.start_dim = start_dim
         self.end_dim = end_dim
 
-    def forward(self, x: Any) -> Tensor:
-        return F.flatten(x, self.start_dim, self.end_dim)
+    def forward(self, input: Any) -> Tensor:
+        return F.flatten(input, self.start_dim, self.end_dim)
 
     def extra_repr(self) -> str:
         return f"start_dim={self.start_dim}, end_dim={self.end_dim}"

@@ -71,7 +71,7 @@ class Module:
         try:
             result = self.forward(*args, **kwargs)
         except Exception as error:
-            self._locate(error, args)
+            self._locate(error, (*args, *kwargs.values()))
             raise
         for hook in list(self._hooks.values()):
             changed = hook(self, args, result)

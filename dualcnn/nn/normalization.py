@@ -31,6 +31,8 @@ class _BatchNorm(Module):
         momentum: float | None = 0.1,
         affine: bool = True,
         track_running_stats: bool = True,
+        *,
+        bias: bool = True,
     ) -> None:
         super().__init__()
         (self.num_features,) = tuple_of(num_features, 1, "num_features")
@@ -41,7 +43,7 @@ class _BatchNorm(Module):
         be = backend.current()
         shape, dtype = (self.num_features,), be.dtype("float32")
         self.weight = Parameter(be.full(shape, 1, dtype)) if affine else None
-        self.bias = Parameter(be.zeros(shape, dtype)) if affine else None
+        self.bias = Parameter(be.zeros(shape, dtype)) if affine and bias else None
         tracked = track_running_stats
         self.register_buffer("running_mean", be.zeros(shape, dtype) if tracked else None)
         self.register_buffer("running_var", be.full(shape, 1, dtype) if tracked else None)
@@ -62,23 +64,29 @@ class _BatchNorm(Module):
             if param is not None:
                 param.data = param.backend.full(param.shape, value, param.dtype)
 
-    def forward(self, x: Any) -> Tensor:
-        if len(x.shape) not in self.dimensions or x.shape[1] != self.num_features:
+    def forward(self, input: Any) -> Tensor:
+        if len(input.shape) not in self.dimensions or input.shape[1] != self.num_features:
             raise ValueError(
                 f"expected an input {self.layout} with C = {self.num_features}, got shape "
-                f"{tuple(x.shape)}"
+                f"{tuple(input.shape)}"
+            )
+        of_batch = self.training or self.running_mean is None
+        if self.eps < 0 or (of_batch and self.eps == 0):
+            raise ValueError(
+                f"expected eps above 0, got {self.eps!r}: a channel that is constant in a batch "
+                "would be divided by 0"
             )
         batches = self.num_batches_tracked if self.training else None
         momentum = self.momentum
         if momentum is None:
             momentum = 0.0 if batches is None else 1 / (batches.item() + 1)
         y = F.batch_norm(
-            x,
+            input,
             self.running_mean,
             self.running_var,
             self.weight,
             self.bias,
-            self.training or self.running_mean is None,
+            of_batch,
             momentum,
             self.eps,
         )
@@ -90,6 +98,7 @@ class _BatchNorm(Module):
         return (
             f"{self.num_features}, eps={self.eps}, momentum={self.momentum}, "
             f"affine={self.affine}, track_running_stats={self.track_running_stats}"
+            + (", bias=False" if self.affine and self.bias is None else "")
         )
 
 
@@ -103,7 +112,8 @@ class BatchNorm1d(_BatchNorm):
     In training mean and variance are the batch's, and running ones take them in:
     `new = (1 - momentum) * old + momentum * batch`, the variance unbiased; `momentum` None averages
     all batches alike (and on a GPU waits for it at each call). Evaluation uses the running ones, or
-    the batch's without `track_running_stats`. Ioffe, Szegedy, "Batch normalization", 2015.
+    the batch's without `track_running_stats`. `affine` False leaves out w and b, `bias` False b.
+    Ioffe, Szegedy, "Batch normalization", 2015.
     """
 
     dimensions = (2, 3)

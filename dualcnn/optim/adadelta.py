@@ -7,7 +7,7 @@ from typing import Any
 
 from ..backend import Array
 from .buffer import Run
-from .optimizer import Optimizer, require
+from .optimizer import Optimizer, gradient, require
 
 __all__ = ["Adadelta"]
 
@@ -42,7 +42,7 @@ class Adadelta(Optimizer):
 
     `v` and `u` are running means, with weight `rho` on the past, of the squared gradient and of the
     squared step `d = sqrt(u + eps) / sqrt(v + eps) * grad`; then `p -= lr * d`. `weight_decay` adds
-    `weight_decay * p` to the gradient first.
+    `weight_decay * p` to the gradient first. `maximize` climbs: it takes the negative of `grad`.
 
     >>> optimizer = Adadelta(model.parameters(), lr=1.0)
     """
@@ -56,8 +56,17 @@ class Adadelta(Optimizer):
         rho: float = 0.9,
         eps: float = 1e-6,
         weight_decay: float = 0,
+        *,
+        maximize: bool = False,
     ) -> None:
-        super().__init__(params, {"lr": lr, "rho": rho, "eps": eps, "weight_decay": weight_decay})
+        defaults = {
+            "lr": lr,
+            "rho": rho,
+            "eps": eps,
+            "weight_decay": weight_decay,
+            "maximize": maximize,
+        }
+        super().__init__(params, defaults)
 
     def _check(self, options: dict[str, Any]) -> None:
         for name in ("lr", "eps", "weight_decay"):
@@ -67,12 +76,11 @@ class Adadelta(Optimizer):
 
     def _update(self, group: dict[str, Any], run: Run) -> None:
         run.count += 1
-        p, v, u = run.data, run.moment("square_avg"), run.moment("acc_delta")
+        p, g = run.data, gradient(group, run)
+        v, u = run.moment("square_avg"), run.moment("acc_delta")
         rate, share = -float(group["lr"]), 1 - float(group["rho"])
         eps, decay = max(float(group["eps"]), TINY), float(group["weight_decay"])
         if decay:
-            run.backend.fuse(_adadelta_decayed)(
-                p, run.grad, v, u, rate, share, eps, decay, out=(p, v, u)
-            )
+            run.backend.fuse(_adadelta_decayed)(p, g, v, u, rate, share, eps, decay, out=(p, v, u))
         else:
-            run.backend.fuse(_adadelta)(p, run.grad, v, u, rate, share, eps, out=(p, v, u))
+            run.backend.fuse(_adadelta)(p, g, v, u, rate, share, eps, out=(p, v, u))

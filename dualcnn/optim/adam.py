@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
+from numbers import Real
 from typing import Any
 
 from ..backend import Array
 from .buffer import Run
-from .optimizer import Optimizer, require
+from .optimizer import Optimizer, gradient, require
 
 __all__ = ["Adam", "AdamW"]
 
@@ -63,12 +64,36 @@ def _adamw(
     return _adam(xp, p * keep, g, m, v, share1, share2, rate, eps)
 
 
+def _amsgrad(
+    xp: Any,
+    p: Array,
+    g: Array,
+    m: Array,
+    v: Array,
+    top: Array,
+    share1: float,
+    share2: float,
+    rate: float,
+    eps: float,
+    decay: float,
+    keep: float,
+) -> tuple[Array, Array, Array, Array]:
+    # Rare, so one expression serves both kinds of weight decay.
+    g = p * decay + g
+    m = m + (g - m) * share1
+    v = v + (g * g - v) * share2
+    top = xp.maximum(top, v)
+    return p * keep + m * rate / (xp.sqrt(top) + eps), m, v, top
+
+
 class Adam(Optimizer):
     """Adam (Kingma and Ba 2015, algorithm 1).
 
     `m` and `v` are running means of the gradient and of its square; with `t` the number of updates
     of the parameter, `p -= lr * (m / (1 - beta1**t)) / (sqrt(v / (1 - beta2**t)) + eps)`.
-    `weight_decay` adds `weight_decay * p` to the gradient first.
+    `weight_decay` adds `weight_decay * p` to the gradient first. `amsgrad` divides by the largest
+    `v` so far (Reddi et al. 2018, "On the convergence of Adam and beyond", algorithm 2), kept as
+    "max_exp_avg_sq". `maximize` climbs: it takes the negative of the gradient.
 
     >>> optimizer = Adam(model.parameters(), lr=1e-3)
     """
@@ -82,17 +107,31 @@ class Adam(Optimizer):
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
         weight_decay: float = 0,
+        amsgrad: bool = False,
+        *,
+        maximize: bool = False,
     ) -> None:
-        super().__init__(
-            params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
-        )
+        defaults = {
+            "lr": lr,
+            "betas": betas,
+            "eps": eps,
+            "weight_decay": weight_decay,
+            "amsgrad": amsgrad,
+            "maximize": maximize,
+        }
+        super().__init__(params, defaults)
 
     def _check(self, options: dict[str, Any]) -> None:
         for name in ("lr", "eps", "weight_decay"):
             require(options, name, 0)
         beta1, beta2 = options["betas"]
+        if not (isinstance(beta1, Real) and isinstance(beta2, Real)):
+            raise ValueError(f"expected two numbers as betas, got {options['betas']!r}")
         require({"betas[0]": beta1}, "betas[0]", 0, 1)
         require({"betas[1]": beta2}, "betas[1]", 0, 1)
+
+    def _moments(self, options: dict[str, Any]) -> tuple[str, ...]:
+        return (*self.moments, "max_exp_avg_sq") if options["amsgrad"] else self.moments
 
     def _update(self, group: dict[str, Any], run: Run) -> None:
         beta1, beta2 = map(float, group["betas"])
@@ -101,16 +140,22 @@ class Adam(Optimizer):
         root = math.sqrt(1 - beta2**t)
         rate = -float(group["lr"]) * root / (1 - beta1**t)
         eps = max(float(group["eps"]) * root, TINY)
-        p, m, v = run.data, run.moment("exp_avg"), run.moment("exp_avg_sq")
-        fn, *last = self._expression(group)
-        run.backend.fuse(fn)(
-            p, run.grad, m, v, 1 - beta1, 1 - beta2, rate, eps, *last, out=(p, m, v)
-        )
+        p, g, fuse = run.data, gradient(group, run), run.backend.fuse
+        moments = tuple(run.moment(name) for name in self._moments(group))
+        decay, keep = self._decay(group)
+        scalars = (1 - beta1, 1 - beta2, rate, eps)
+        if group["amsgrad"]:
+            fuse(_amsgrad)(p, g, *moments, *scalars, decay, keep, out=(p, *moments))
+        elif decay:
+            fuse(_adam_l2)(p, g, *moments, *scalars, decay, out=(p, *moments))
+        elif keep != 1:
+            fuse(_adamw)(p, g, *moments, *scalars, keep, out=(p, *moments))
+        else:
+            fuse(_adam)(p, g, *moments, *scalars, out=(p, *moments))
 
-    def _expression(self, group: dict[str, Any]) -> tuple[Callable[..., Any], *tuple[float, ...]]:
-        """What to compute, and its last scalar if it has one."""
-        decay = float(group["weight_decay"])
-        return (_adam_l2, decay) if decay else (_adam,)
+    def _decay(self, group: dict[str, Any]) -> tuple[float, float]:
+        """What of the parameter goes into its gradient, and what of it the step keeps."""
+        return float(group["weight_decay"]), 1.0
 
 
 class AdamW(Adam):
@@ -129,9 +174,11 @@ class AdamW(Adam):
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
         weight_decay: float = 1e-2,
+        amsgrad: bool = False,
+        *,
+        maximize: bool = False,
     ) -> None:
-        super().__init__(params, lr, betas, eps, weight_decay)
+        super().__init__(params, lr, betas, eps, weight_decay, amsgrad, maximize=maximize)
 
-    def _expression(self, group: dict[str, Any]) -> tuple[Callable[..., Any], *tuple[float, ...]]:
-        decay = float(group["weight_decay"])
-        return (_adamw, 1 - float(group["lr"]) * decay) if decay else (_adam,)
+    def _decay(self, group: dict[str, Any]) -> tuple[float, float]:
+        return 0.0, 1 - float(group["lr"]) * float(group["weight_decay"])

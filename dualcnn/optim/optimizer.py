@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, ClassVar
 
 from .. import backend
 from ..autograd import Tensor
+from ..backend import Array
 from .buffer import FlatBuffer, GroupBuffers, Run
 
-__all__ = ["Optimizer", "require"]
+__all__ = ["Optimizer", "gradient", "require"]
 
 
 def require(options: dict[str, Any], name: str, low: float, high: float | None = None) -> None:
@@ -21,12 +23,22 @@ def require(options: dict[str, Any], name: str, low: float, high: float | None =
         raise ValueError(f"expected {name} {bounds}, got {value!r}")
 
 
+def gradient(group: dict[str, Any], run: Run) -> Array:
+    """The gradient to descend along: for a group with `maximize` the negative one."""
+    return run.backend.fuse(_negative)(run.grad) if group["maximize"] else run.grad
+
+
+def _negative(xp: Any, g: Array) -> Array:
+    return -g
+
+
 class Optimizer:
     """Base of the optimizers: updates parameters from their gradients.
 
     `params` is an iterable of leaf Tensors, or of dicts: each a group with its own options, its
     Tensors under "params". `defaults` are the options of groups that don't say otherwise; they may
-    be changed between steps in `param_groups`. A Tensor that a group lists twice counts once.
+    be changed between steps in `param_groups`. A Tensor that a group lists twice counts once, and
+    earns a warning. An option given as a Tensor of one number, such as `lr`, is read once.
 
     The optimizer moves the parameters into flat buffers: from then on `param.data` is a view, and
     arrays taken from it before no longer follow it. Parameters whose `.grad` is None are left alone
@@ -79,16 +91,26 @@ class Optimizer:
         for param in given:
             _check_parameter(param)
         params = list({id(param): param for param in given}.values())
+        if len(params) < len(given):
+            warnings.warn(
+                "a parameter group lists a parameter more than once; a step updates it once",
+                stacklevel=4,
+            )
         known = {id(param) for group in self.param_groups for param in group["params"]}
         if any(id(param) in known for param in params):
             raise ValueError("a parameter appears in more than one parameter group")
-        group = {**self.defaults, **param_group, "params": params}
+        options = {**self.defaults, **param_group, "params": params}
+        group = {name: _number(name, value) for name, value in options.items()}
         self._check(group)
         self._homes.append(GroupBuffers(params))
         self.param_groups.append(group)
 
     def _check(self, options: dict[str, Any]) -> None:
         """Raise `ValueError` for options out of their range."""
+
+    def _moments(self, options: dict[str, Any]) -> tuple[str, ...]:
+        """The moments that parameters of a group with these options have."""
+        return self.moments
 
     def _update(self, group: dict[str, Any], run: Run) -> None:
         """Update the parameters of `run` with the options of `group`."""
@@ -142,19 +164,19 @@ class Optimizer:
         """
         self._settle()
         state = {}
-        for index, (buffer, i) in enumerate(self._places()):
-            if buffer.counts[i]:
-                entry: dict[str, Any] = {"step": buffer.counts[i]} if self.saves_step else {}
-                for name in self.moments:
-                    entry[name] = buffer.backend.c_copy(buffer.view(buffer.moment(name), i))
-                state[index] = entry
         groups = []
         index = 0
-        for group in self.param_groups:
+        for group, home in zip(self.param_groups, self._homes, strict=True):
             options = {k: copy.deepcopy(v) for k, v in group.items() if k != "params"}
             indices = list(range(index, index + len(group["params"])))
             groups.append({**options, "params": indices})
             index += len(indices)
+            for key, (buffer, i) in zip(indices, home.places, strict=True):
+                if buffer.counts[i]:
+                    entry: dict[str, Any] = {"step": buffer.counts[i]} if self.saves_step else {}
+                    for name in self._moments(group):
+                        entry[name] = buffer.backend.c_copy(buffer.view(buffer.moment(name), i))
+                    state[key] = entry
         return {"state": state, "param_groups": groups}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -170,22 +192,22 @@ class Optimizer:
         self._settle()
         saved_groups = state_dict["param_groups"]
         self._check_groups(saved_groups)
-        order = [key for group in saved_groups for key in group["params"]]
-        places = dict(zip(order, self._places(), strict=True))
+        groups = {key: group for group in saved_groups for key in group["params"]}
+        places = dict(zip(groups, self._places(), strict=True))
         state = {}
         for key, entry in state_dict["state"].items():
             if key not in places:
                 raise ValueError(f"the saved state has parameter {key!r}, which no group lists")
             # PyTorch saves None for a momentum that was never used.
             if any(value is not None for value in entry.values()):
-                self._check_entry(key, entry, places[key])
+                self._check_entry(key, entry, places[key], self._moments(groups[key]))
                 state[key] = entry
         for group, saved in zip(self.param_groups, saved_groups, strict=True):
             group.update({k: copy.deepcopy(v) for k, v in saved.items() if k != "params"})
         for key, (buffer, i) in places.items():
             entry = state.get(key)
             buffer.counts[i] = 0 if entry is None else int(float(entry.get("step", 1)))
-            for name in self.moments if entry else buffer.moments:
+            for name in self._moments(groups[key]) if entry else buffer.moments:
                 buffer.write(name, i, entry[name] if entry else 0)
 
     def _check_groups(self, saved_groups: list[dict[str, Any]]) -> None:
@@ -207,23 +229,23 @@ class Optimizer:
                     f"group {number} of the saved state lacks {', '.join(missing)}: was it saved "
                     f"by an optimizer other than {type(self).__name__}?"
                 )
-            for name in ("amsgrad", "maximize"):
-                if saved.get(name):
-                    raise ValueError(
-                        f"group {number} of the saved state has {name}={saved[name]!r}, which "
-                        f"{type(self).__name__} here doesn't know"
-                    )
             self._check(saved)
 
-    def _check_entry(self, key: Any, entry: dict[str, Any], place: tuple[FlatBuffer, int]) -> None:
-        names = {*self.moments, *(["step"] if self.saves_step else [])}
+    def _check_entry(
+        self,
+        key: Any,
+        entry: dict[str, Any],
+        place: tuple[FlatBuffer, int],
+        moments: tuple[str, ...],
+    ) -> None:
+        names = {*moments, *(["step"] if self.saves_step else [])}
         if set(entry) != names:
             raise ValueError(
                 f"the saved state of parameter {key!r} holds {sorted(entry)}; "
                 f"{type(self).__name__} expects {sorted(names)}"
             )
         shape = place[0].params[place[1]].shape
-        for name in self.moments:
+        for name in moments:
             if tuple(entry[name].shape) != shape:
                 raise ValueError(
                     f"{name} of parameter {key!r} has shape {tuple(entry[name].shape)} in the "
@@ -255,6 +277,15 @@ class Optimizer:
             buffer.counts[i] = count
             for name, value in moments.items():
                 buffer.write(name, i, value)
+
+
+def _number(name: str, value: Any) -> Any:
+    """The number of an option given as a Tensor; any other value as it is."""
+    if not isinstance(value, Tensor):
+        return value
+    if value.numel() != 1:
+        raise ValueError(f"expected one number as {name}, got a Tensor of shape {value.shape}")
+    return value.item()
 
 
 def _name(value: Any) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..backend import Array
 from .buffer import Run
-from .optimizer import Optimizer, require
+from .optimizer import Optimizer, gradient, require
 
 __all__ = ["SGD"]
 
@@ -51,6 +51,7 @@ class SGD(Optimizer):
     and `b = momentum * b + (1 - dampening) * g` later. The step is `p -= lr * b`, with `nesterov`
     `p -= lr * (g + momentum * b)`, without momentum `p -= lr * g` (Sutskever et al. 2013, "On the
     importance of initialization and momentum in deep learning", there with `lr` inside `b`).
+    `maximize` climbs instead: it takes the negative of `grad`.
 
     >>> optimizer = SGD(model.parameters(), lr=0.1, momentum=0.9)
     """
@@ -66,6 +67,8 @@ class SGD(Optimizer):
         dampening: float = 0,
         weight_decay: float = 0,
         nesterov: bool = False,
+        *,
+        maximize: bool = False,
     ) -> None:
         defaults = {
             "lr": lr,
@@ -73,6 +76,7 @@ class SGD(Optimizer):
             "dampening": dampening,
             "weight_decay": weight_decay,
             "nesterov": nesterov,
+            "maximize": maximize,
         }
         super().__init__(params, defaults)
 
@@ -86,7 +90,7 @@ class SGD(Optimizer):
             )
 
     def _update(self, group: dict[str, Any], run: Run) -> None:
-        be, p, g = run.backend, run.data, run.grad
+        be, p, g = run.backend, run.data, gradient(group, run)
         rate, momentum = -float(group["lr"]), float(group["momentum"])
         decay = float(group["weight_decay"])
         # Without weight decay the expression that reads p once less is the one to run.
