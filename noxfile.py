@@ -25,6 +25,8 @@ HOST_BACKENDS = ("numpy", "strict", "cupy-stand-in")
 CUDA = ("cuda12x", "cuda13x")
 WHEEL_LIMIT = 2_000_000
 IMPORT_LIMIT = 0.1
+TORCH = ("torch==2.13.0", "expecttest")
+CUPY_ON_A_HOST = ("cupy-cuda13x==14.2.0", "nvidia-cuda-nvrtc", "nvidia-cuda-runtime")
 
 
 def runs(version: str) -> bool:
@@ -102,11 +104,27 @@ def minimums(session: nox.Session) -> None:
     session.run("pytest", "--backend", "numpy", *session.posargs)
 
 
-@nox.session(venv_backend="virtualenv")
-def torch(session: nox.Session) -> None:
-    """The tests that compare with PyTorch, which are skipped where it is absent."""
-    session.install(".", *nox.project.dependency_groups(PROJECT, "test"), "torch==2.13.0")
+@nox.session(python="3.11", venv_backend="virtualenv")
+def oracle(session: nox.Session) -> None:
+    """The tests, with PyTorch there to compare with: its own samples, modules, optimizers."""
+    # pip, and this Python and version: other pairs may resolve to a CUDA build of gigabytes.
+    session.install(".", *nox.project.dependency_groups(PROJECT, "test"), *TORCH)
     session.run("pytest", "--backend", "numpy", *session.posargs)
+
+
+@nox.session(reuse_venv=True)
+def faults(session: nox.Session) -> None:
+    """Known mistakes put into the library one at a time: a test must notice each."""
+    session.install("-e", ".", *nox.project.dependency_groups(PROJECT, "test"))
+    session.run("python", "tests/faults/run.py", *session.posargs)
+
+
+@nox.session(python="3.11")
+def kernels(session: nox.Session) -> None:
+    """The real CuPy without a GPU: views, what it fuses, and its kernels compiled for each GPU."""
+    session.install(".", *nox.project.dependency_groups(PROJECT, "test"), *CUPY_ON_A_HOST)
+    session.env.update(DUALCNN_REQUIRE_CUPY="1", CUDA_VISIBLE_DEVICES="")
+    session.run("pytest", *(session.posargs or ["tests/cupy_host"]))
 
 
 @nox.session
@@ -174,7 +192,9 @@ def left_out(session: nox.Session) -> None:
     for name in CUDA:
         ask = f"nox -s 'tests-{PRESENT[-1] if PRESENT else PYTHONS[0]}({name})'"
         session.log(f"left out: tests on {name}, which need a GPU and fail without one: {ask}")
-    session.log("left out: torch, a large install: nox -s torch")
+    session.log("left out: oracle, which installs PyTorch: nox -s oracle")
+    session.log("left out: kernels, which installs CuPy and CUDA's compiler: nox -s kernels")
+    session.log("left out: faults, a few minutes: nox -s faults")
 
 
 if __name__ == "__main__":

@@ -82,7 +82,7 @@ def test_the_script_trains(capsys, tmp_path):
 
 def test_the_same_script_is_a_pytorch_script(capsys):
     if importlib.util.find_spec("torch") is None:
-        pytest.skip("PyTorch isn't installed: nox -s torch")
+        pytest.skip("PyTorch isn't installed: nox -s oracle")
     source = SOURCE
     for part, replacement in (("imports", TORCH_IMPORTS), ("data", TORCH_DATA)):
         source, changes = re.subn(

@@ -94,7 +94,7 @@ def test_loop_without_a_gpu_says_what_is_missing(tmp_path):
 
 def test_pytorch_script_runs(tmp_path):
     if importlib.util.find_spec("torch") is None:
-        pytest.skip("PyTorch isn't installed: nox -s torch")
+        pytest.skip("PyTorch isn't installed: nox -s oracle")
     check_losses(output(TORCH, tmp_path))
 
 

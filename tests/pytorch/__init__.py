@@ -1,0 +1,1 @@
+"""The library held to PyTorch: its sample inputs, its modules and optimizers, and following it."""
