@@ -266,6 +266,25 @@ def test_fuse_wants_typed_scalars_and_no_keywords(x: Any) -> None:
         cupy.fuse(lambda a: a)
 
 
+@pytest.mark.parametrize("name", ["tanh", "pow", "exp"])
+def test_fuse_names_no_kernel_after_a_function_of_cuda(name: str) -> None:
+    with pytest.raises(RuntimeError, match="won't compile"):
+        cupy.fuse(kernel_name=name)(_axpy)
+    assert callable(cupy.fuse(kernel_name=f"own_{name}")(_axpy))
+
+
+def _total(*arrays: Any) -> Any:
+    return sum(arrays[1:], arrays[0])
+
+
+def test_fuse_takes_no_more_arrays_than_a_kernel() -> None:
+    """80 bytes each for arrays of four dimensions, 32764 in all."""
+    arrays = [cupy.ones((1, 1, 1, 2)) for _ in range(410)]
+    np.testing.assert_array_equal(cupy.fuse(_total)(*arrays[:409]).get(), [[[[409, 409]]]])
+    with pytest.raises(RuntimeError, match="parameter space"):
+        cupy.fuse(_total)(*arrays)
+
+
 def test_the_backend_runs_on_it() -> None:
     be = CupyBackend(cupy)
     x = be.asarray(HOST, "float32")

@@ -15,6 +15,10 @@ from .strided import StridedBackend
 
 __all__ = ["CupyBackend"]
 
+FUSED_ARRAYS = 128
+"""Arrays that one fused kernel takes: CUDA passes it 32764 bytes at most, and an array of four
+dimensions is 80 of them; NVRTC takes a second for 100 arrays and a quarter of a minute for 400."""
+
 WORKSPACE_BYTES = 1 << 28
 """Scratch of one part of a batch: large products, and columns that never exhaust the memory."""
 
@@ -114,7 +118,9 @@ class CupyBackend(StridedBackend):
 
             return traced
 
-        name = fn.__name__.strip("_")
+        # A kernel named after one of CUDA's own functions, such as `tanh`, would not compile.
+        name = f"dualcnn_{fn.__name__.strip('_')}"
+        step_by_step = super()._fuse(fn)
         fresh = cp.fuse(kernel_name=name)(into_new)
         writers: dict[int, Callable[..., None]] = {}
 
@@ -123,6 +129,8 @@ class CupyBackend(StridedBackend):
             # CuPy's fusion would compute a Python scalar's arithmetic in half precision.
             dtype = next((a.dtype for a in arrays if a.dtype.kind == "f"), arrays[0].dtype)
             typed = [a if isinstance(a, cp.ndarray) else dtype.type(a) for a in args]
+            if len(arrays) + (len(out) if isinstance(out, tuple) else 1) > FUSED_ARRAYS:
+                return step_by_step(*typed, out=out)
             if out is None:
                 # Results of a fused kernel are always in C order: keep the operands' own.
                 largest = max(arrays, key=lambda a: a.size)

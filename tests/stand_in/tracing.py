@@ -9,6 +9,17 @@ import numpy as np
 
 from stand_in.array import counters, lift, lower, ndarray
 
+CUDA_NAMES = """
+    abs acos acosh asin asinh atan atan2 atanh cbrt ceil copysign cos cosh erf erfc exp exp2 expm1
+    fabs floor fma fmax fmin fmod frexp hypot ldexp lgamma log log10 log1p log2 logb max min modf
+    nearbyint nextafter norm pow remainder rint round rsqrt sin sincos sinh sqrt tan tanh tgamma
+    trunc
+"""
+"""Functions of CUDA's own, after which no kernel may be named."""
+
+PARAMETER_BYTES = 32764
+"""What CUDA passes to a kernel at most."""
+
 
 class Traced(ndarray):
     """An array inside a fused function: elementwise operations only."""
@@ -50,12 +61,17 @@ def fuse(*args: Any, kernel_name: str | None = None) -> Any:
     (fn,) = args
     if not (kernel_name or fn.__name__).isidentifier():
         raise TypeError(f"CuPy can't name a kernel after {fn}: pass kernel_name")
+    if (kernel_name or fn.__name__) in CUDA_NAMES.split():
+        raise RuntimeError(f"CUDA has a function {kernel_name or fn.__name__}: it won't compile")
 
     def fused(*operands: Any, **named: Any) -> Any:
         if named:
             raise TypeError(f"a fused function takes no keyword arguments, got {sorted(named)}")
         if not any(isinstance(operand, ndarray) for operand in operands):
             return fn(*operands)
+        arrays = [operand for operand in operands if isinstance(operand, ndarray)]
+        if sum(16 * array.ndim + 16 for array in arrays) > PARAMETER_BYTES:
+            raise RuntimeError("formal parameter space overflowed: too many arrays for a kernel")
         before = counters.launches
         result = fn(*(_trace(operand) for operand in operands))
         counters.launches = before + 1
