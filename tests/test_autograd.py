@@ -113,6 +113,16 @@ def test_no_grad_records_nothing(be):
         y.backward(be.asarray(np.ones(1)))
 
 
+def test_the_end_of_an_inner_no_grad_leaves_the_outer_one():
+    x = Tensor([1.0], requires_grad=True)
+    with dualcnn.no_grad():
+        with dualcnn.no_grad():
+            pass
+        assert not dualcnn.is_grad_enabled()
+        assert not (x * 2).requires_grad
+    assert dualcnn.is_grad_enabled()
+
+
 def test_no_grad_as_a_decorator_and_after_an_error():
     x = Tensor([1.0], requires_grad=True)
 

@@ -181,6 +181,19 @@ def test_results_are_bitwise_the_same_for_any_number_of_threads(threads):
             assert np.array_equal(a.view(np.uint32), b.view(np.uint32))
 
 
+def test_a_large_product_is_cut_alike_for_any_number_of_threads(threads, monkeypatch):
+    # How BLAS adds up may depend on the size of a piece, on some machines and not on others.
+    be, cuts = backend.get("numpy"), []
+    run = be.pool.run
+    monkeypatch.setattr(be.pool, "run", lambda body, n: (cuts.append(n), run(body, n)))
+    a = np.ones((512, 512), np.float32)
+    for size in (1, 2, 3, 7):
+        threads(size)
+        be.matmul(a, a)
+    assert len(cuts) == 4
+    assert len(set(cuts)) == 1
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 def test_a_forked_child_rebuilds_the_pool():
     script = """

@@ -52,6 +52,13 @@ def test_large_pictures_are_resized(tmp_path):
     assert pixels.max() <= 1
 
 
+def test_an_oblong_input_takes_height_before_width(tmp_path):
+    picture = write(tmp_path / "a.png", stroke(height=56, width=28))
+    pixels, steps = read_image(picture, (28, 14))
+    assert pixels.shape == (1, 1, 28, 14)
+    assert steps[-1] == "resized from 28x56 to 14x28"
+
+
 def test_narrow_pictures_are_padded_before(tmp_path):
     narrow = stroke(250, 0, 56, 28)
     pixels, steps = read_image(write(tmp_path / "a.png", narrow), SIZE)

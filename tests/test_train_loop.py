@@ -84,8 +84,8 @@ def test_no_accuracy_without_labels():
 def test_accuracy_of_images_of_labels():
     logits = np.zeros((2, 3, 1, 2), "float32")
     logits[:, 2] = 1
-    found = train.evaluate(Fixed(), (logits, np.array([[[2, 0]], [[2, 2]]])))
-    assert found.accuracy == 0.75
+    found = train.evaluate(Fixed(), (logits, np.array([[[2, 0]], [[0, 2]]])))
+    assert found.accuracy == 0.5
 
 
 def test_metrics_read_well():
@@ -100,17 +100,38 @@ def test_evaluate_records_nothing_and_restores_modes():
             seen.append((self.training, dualcnn.is_grad_enabled()))
             return x
 
-    model = nn.Sequential(Probe(), nn.Flatten(), nn.Linear(9, 3))
+    model = nn.Sequential(Probe(), Probe(), nn.Flatten(), nn.Linear(9, 3))
     frozen = model[0]
     frozen.eval()
     assert model.training
     train.evaluate(model, (X, Y))
-    assert seen == [(False, False)]
+    assert seen == [(False, False)] * 2
     assert model.training
     assert not frozen.training
     with pytest.raises(ValueError, match=r"[Ee]xpected"):
         train.evaluate(model, (X[:, :, :2], Y))
     assert model.training
+
+
+def test_fit_trains_in_training_mode_whatever_the_mode_before():
+    seen: list[bool] = []
+
+    class Probe(nn.Module):
+        def forward(self, x: Any) -> Any:
+            seen.append(self.training)
+            return x
+
+    model = nn.Sequential(Probe(), nn.Flatten(), nn.Linear(9, 3)).eval()
+    train.fit(model, (X, Y), validation=(X, Y), epochs=2, batch_size=10)
+    assert seen == [True, False, True, False]
+
+
+def test_sums_of_an_epoch_keep_what_single_precision_would_lose(be: Backend):
+    losses = iter([2.0**24, 1.0])
+    found = train.evaluate(
+        Fixed(), (LOGITS[:2], Y[:2]), lambda output, y: dualcnn.Tensor(next(losses)), batch_size=1
+    )
+    assert found.loss == (2**24 + 1) / 2
 
 
 def test_metrics_wait_for_the_device_once_an_epoch():
@@ -121,6 +142,8 @@ def test_metrics_wait_for_the_device_once_an_epoch():
         stand_in.counters.reset()
         train.evaluate(model, loader)
         assert stand_in.counters.synchronisations == 1
+        train.fit(model, loader, epochs=3)
+        assert stand_in.counters.synchronisations == 1 + 3
 
 
 # Training.

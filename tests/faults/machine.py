@@ -1,0 +1,127 @@
+"""Mistakes below and beside the layers: files, random bits, memory, threads, the GPU."""
+
+from __future__ import annotations
+
+from .fault import Fault
+
+NUMPY = "backend/numpy.py"
+CUPY = "backend/cupy.py"
+
+FAULTS = (
+    Fault(
+        "IDX values in the machine's byte order",
+        "data/idx.py",
+        '">i4"',
+        '"<i4"',
+        "test_data_idx.py",
+    ),
+    Fault(
+        "weights file: memory order for row order",
+        "interop/safetensors.py",
+        'np.array(to_numpy(value), order="C", copy=True)',
+        'np.array(to_numpy(value), order="K", copy=True)',
+        "test_interop_safetensors.py",
+    ),
+    Fault(
+        "weights file: a changed value goes unnoticed",
+        "interop/safetensors.py",
+        "digest.update(array.tobytes())",
+        "digest.update(array.shape.__repr__().encode())",
+        "test_interop_safetensors.py",
+    ),
+    Fault(
+        "a digit wrong in a constant of Philox",
+        "backend/philox.py",
+        "0xBB67AE85",
+        "0xBB67AE58",
+        "test_random.py",
+    ),
+    Fault(
+        "one round of Philox too few",
+        "backend/philox.py",
+        "ROUNDS = 10",
+        "ROUNDS = 9",
+        "test_random.py",
+    ),
+    Fault(
+        "memory handed out while a result still lies in it",
+        "backend/arena.py",
+        "return self.references == _UNUSED",
+        "return self.references <= _UNUSED + 1",
+        "test_backend_workers.py::test_the_arena_never_reuses_what_somebody_holds",
+    ),
+    Fault(
+        "two uses of one scratch buffer",
+        "ops/convolution.py",
+        'be.workspace("padded", shape, x.dtype)',
+        'be.workspace("columns", shape, x.dtype)',
+        "test_ops_convolution.py",
+    ),
+    Fault(
+        "parts of a batch by the number of threads",
+        NUMPY,
+        "max(count, FEWEST_PARTS)",
+        "max(count, self.pool.size)",
+        "test_backend_workers.py",
+    ),
+    Fault(
+        "a product cut by the number of threads",
+        NUMPY,
+        "max(2, min(FEWEST_PARTS, out.shape[axis] // SKINNY))",
+        "self.pool.size",
+        "test_backend_workers.py",
+    ),
+    Fault(
+        "an operand as long as the batch cut with it",
+        NUMPY,
+        "a.ndim == len(shape) and a.shape[0] == shape[0]",
+        "a.ndim > 0 and a.shape[0] == shape[0]",
+        "test_ops_primitives.py",
+    ),
+    Fault(
+        "a choice between numbers by multiplication",
+        NUMPY,
+        "return np.multiply(bits, condition).view(a.dtype)",
+        "return np.multiply(a, condition)",
+        "test_ops_primitives.py",
+    ),
+    Fault(
+        "a partial sum for each thread",
+        NUMPY,
+        "min(len(parts), FEWEST_PARTS, max(2,",
+        "min(len(parts), self.pool.size, max(2,",
+        "test_backend_workers.py",
+    ),
+    Fault(
+        "each step waits for the device, to look at its loss",
+        "train/loop.py",
+        "    batch_loss.backward()\n",
+        "    if batch_loss.item() != 0:\n        batch_loss.backward()\n",
+        "test_train_loop.py",
+        backend="cupy-stand-in",
+    ),
+    Fault(
+        "labels read back from the device to be checked",
+        "ops/loss.py",
+        "if not be.host or math.prod(labels.shape) == 0:",
+        "if math.prod(labels.shape) == 0:",
+        "test_ops_contract.py",
+        backend="cupy-stand-in",
+    ),
+    Fault(
+        "CuPy: fused scalars left untyped, so in half precision",
+        CUPY,
+        "typed = [a if isinstance(a, cp.ndarray) else dtype.type(a) for a in args]",
+        "typed = list(args)",
+        "test_stand_in.py test_ops_activation.py",
+        backend="cupy-stand-in",
+    ),
+    Fault(
+        "CuPy: results of fused kernels in C order",
+        CUPY,
+        "if largest.flags.c_contiguous or largest.shape != shape:",
+        "if True:",
+        "test_layout.py",
+        backend="cupy-stand-in",
+    ),
+)
