@@ -24,10 +24,11 @@ def dropout(
     if not 0 <= p <= 1:
         raise ValueError(f"dropout: expected a probability from 0 to 1, got {p!r}")
     words = backend.random_bits(be, math.prod(x.shape), *stream)
+    threshold = round(p * 2**32)
     keep = (
-        words >= round(p * 2**32)
-        if 0 < p < 1
-        else be.full(tuple(words.shape), p == 0, be.dtype("bool"))
+        words >= threshold
+        if 0 < threshold < 2**32
+        else be.full(tuple(words.shape), threshold == 0, be.dtype("bool"))
     )
     if x.ndim > 2:
         keep = be.xp.reshape(keep, (x.shape[0], *x.shape[2:], x.shape[1]))

@@ -78,6 +78,12 @@ class Window:
         """A kernel of one pixel that meets each input pixel once: its columns are the input."""
         return not self.is_padded and all(n == 1 for n in (*self.kernel, *self.stride))
 
+    @cached_property
+    def is_3x3(self) -> bool:
+        """A plane kernel of 3x3 pixels with stride 1, whose input gradient is such a one too."""
+        plain = self.kernel == (3, 3) and self.dilation == self.stride == (1, 1)
+        return plain and self.transposed() is not None
+
     def transposed(self) -> Window | None:
         """The window whose convolution with the flipped kernel is the input gradient.
 
@@ -136,6 +142,8 @@ def check_images(n: int, x: tuple[int, ...]) -> None:
             f"expected an input of {n + 2} dimensions (N, {axes}), or of {n + 1} for one image "
             f"({axes}), got shape {x}"
         )
+    if 0 in x[2:]:
+        raise GeometryError(f"expected images of at least one pixel, got shape {x}")
 
 
 def axis_of(dim: Any, ndim: int, name: str = "dim") -> int:
@@ -299,12 +307,6 @@ def pooling(
 
 def _placed(window: Window, x: tuple[int, ...], ceil_mode: bool) -> Window:
     """The window with its output sizes, and its padding widened by what hangs over."""
-    if any(e > s for e, s in zip(window.extent, window.padded, strict=True)):
-        raise GeometryError(
-            f"the kernel {window.kernel} with dilation {window.dilation} covers {window.extent} "
-            f"but the padded input is only {window.padded} (input shape {x}, padding "
-            f"{window.padding}); use a smaller kernel, more padding or a larger input"
-        )
     out, padding = [], []
     for size, extent, stride, (before, after) in zip(
         window.size, window.extent, window.stride, window.padding, strict=True
@@ -315,4 +317,10 @@ def _placed(window: Window, x: tuple[int, ...], ceil_mode: bool) -> Window:
             steps -= 1
         out.append(steps + 1)
         padding.append((before, after + max(0, steps * stride - room)))
+    if min(out) < 1:
+        raise GeometryError(
+            f"the kernel {window.kernel} with dilation {window.dilation} covers {window.extent} "
+            f"but the padded input is only {window.padded} (input shape {x}, padding "
+            f"{window.padding}); use a smaller kernel, more padding or a larger input"
+        )
     return replace(window, out=tuple(out), padding=tuple(padding))
