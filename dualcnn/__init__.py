@@ -13,6 +13,7 @@ from . import autograd, backend, functional, nn, ops, optim, random
 from .autograd import Tensor, apply, is_grad_enabled, no_grad
 from .backend import asarray, available, to_numpy, use
 from .functional import cat, flatten, log_softmax, matmul, relu, reshape, sigmoid, softmax, tanh
+from .ops.algorithms import algorithms
 from .random import manual_seed
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Tensor",
     "__version__",
+    "algorithms",
     "apply",
     "asarray",
     "autograd",

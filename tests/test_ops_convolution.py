@@ -13,6 +13,7 @@ from oracles.convolution import Pair, output_shape
 
 from dualcnn import ops
 from dualcnn.backend import Backend
+from dualcnn.ops.algorithms import NAMES
 
 Padding = tuple[Pair, Pair]
 
@@ -84,6 +85,12 @@ CASES = {
     "valid": Case((1, 2, 5, 5), (2, 2, 3, 2), padding="valid"),
     "same, odd kernel": Case((2, 2, 5, 4), (2, 2, 3, 5), padding="same", pads=both(1, 2)),
     "same, even kernel": Case((1, 2, 5, 4), (2, 2, 2, 4), padding="same", pads=((0, 1), (1, 2))),
+    "tiles that fit": Case((2, 2, 8, 4), (3, 2, 3, 3), padding=1, pads=both(1, 1)),
+    "tiles that hang over": Case((2, 2, 9, 7), (3, 2, 3, 3), padding="same", pads=both(1, 1)),
+    "tiles, padding 2": Case((1, 2, 3, 6), (2, 2, 3, 3), padding=2, pads=both(2, 2)),
+    "tiles, padding on one side": Case(
+        (2, 2, 5, 6), (3, 2, 3, 3), padding=(2, 0, 1, 1), pads=((2, 1), (0, 1))
+    ),
     "same, dilation": Case(
         (1, 2, 6, 6), (2, 2, 3, 2), padding="same", dilation=(2, 3), pads=((2, 2), (1, 2))
     ),
@@ -134,18 +141,33 @@ def reference(name: str) -> Reference:
     return Reference((x, w, b), y, gy, (gx, gw, gb))
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_conv2d_agrees_with_plain_loops(be: Backend, name: str) -> None:
+def with_algorithms(cases: dict[str, Case]) -> list[tuple[str, str]]:
+    """Each case by im2col, and by every other algorithm that can run it."""
+    pairs = []
+    for name, case in cases.items():
+        (stride, pads, dilation, groups), kernel = case.geometry, case.w[2:]
+        minimal = kernel == (3, 3) and stride == dilation == (1, 1) and groups == 1
+        minimal = minimal and all(p <= 2 for axis in pads for p in axis)
+        pairs += [(name, a) for a in (NAMES if minimal else ("im2col",))]
+    return pairs
+
+
+@pytest.mark.parametrize(("name", "algorithm"), with_algorithms(CASES))
+def test_conv2d_agrees_with_plain_loops(be: Backend, name: str, algorithm: str) -> None:
     inputs, y, gy, gradients = reference(name)
-    check_op(be, ops.conv2d, inputs, y, gy, gradients, **CASES[name].params)
+    params = {**CASES[name].params, "algorithm": algorithm}
+    check_op(be, ops.conv2d, inputs, y, gy, gradients, **params)
 
 
-@pytest.mark.parametrize("name", [name for name in CASES if not name.startswith("random")])
+NAMED = {name: case for name, case in CASES.items() if not name.startswith("random")}
+
+
+@pytest.mark.parametrize(("name", "algorithm"), with_algorithms(NAMED))
 @pytest.mark.usefixtures("small_parts")
-def test_conv2d_in_the_smallest_parts(be: Backend, name: str) -> None:
+def test_conv2d_in_the_smallest_parts(be: Backend, name: str, algorithm: str) -> None:
     inputs, y, gy, gradients = reference(name)
-    layouts = ("plain", "permuted")
-    check_op(be, ops.conv2d, inputs, y, gy, gradients, layouts, **CASES[name].params)
+    params = {**CASES[name].params, "algorithm": algorithm}
+    check_op(be, ops.conv2d, inputs, y, gy, gradients, ("plain", "permuted"), **params)
 
 
 LARGE = {
@@ -174,11 +196,13 @@ def large_reference(name: str) -> Reference:
     return Reference((x, w, b), y + b[:, None, None], gy, (gx, gw, gy.sum((0, 2, 3))))
 
 
-@pytest.mark.parametrize("name", LARGE)
-def test_conv2d_on_batches_that_are_split_into_parts(be: Backend, name: str) -> None:
+@pytest.mark.parametrize(("name", "algorithm"), with_algorithms(LARGE))
+def test_conv2d_on_batches_that_are_split_into_parts(
+    be: Backend, name: str, algorithm: str
+) -> None:
     inputs, y, gy, gradients = large_reference(name)
-    layouts = ("plain", "permuted")
-    check_op(be, ops.conv2d, inputs, y, gy, gradients, layouts, **LARGE[name].params)
+    params = {**LARGE[name].params, "algorithm": algorithm}
+    check_op(be, ops.conv2d, inputs, y, gy, gradients, ("plain", "permuted"), **params)
 
 
 @pytest.mark.parametrize("name", ["dilation, stride, padding", "groups", "four numbers, stride"])

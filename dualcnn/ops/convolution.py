@@ -1,29 +1,17 @@
-"""Convolution (cross-correlation, as in PyTorch) by im2col, for n spatial axes.
-
-Every output pixel is the product of the weights with the window under the kernel. The windows of a
-part of the batch are copied side by side as rows ("columns" by tradition) and multiplied at once:
-Chellapilla, Puri, Simard, "High performance convolutional neural networks for document processing",
-2006. The part is small enough for its columns to stay in the cache, so they are made again for the
-weight gradient rather than kept.
-"""
+"""Convolution (cross-correlation, as in PyTorch) for n spatial axes, by the algorithm that fits."""
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from .. import backend
-from ..backend import Array, Backend
+from ..backend import Array
 from . import geometry
-from .geometry import Window, channels_first, channels_last, hashable
+from .algorithms import chosen
+from .geometry import channels_first, channels_last, hashable
 from .types import Vjp
 
 __all__ = ["conv2d"]
-
-SHORT_RUN = 16
-"""Up to this many neighbours in memory, columns are copied tap by tap. A window of few channels is
-many short runs: 25 taps of 1 channel took NumPy 233 us row by row and 43 tap by tap, 9 taps of 3
-channels 127 and 77, 25 taps of 6 channels 31 and 96."""
 
 
 @geometry.or_one_image(2)
@@ -36,6 +24,7 @@ def conv2d(
     padding: Any = 0,
     dilation: Any = 1,
     groups: int = 1,
+    algorithm: str | None = None,
     needs: tuple[bool, ...] = (True, True, True),
 ) -> tuple[Array, Vjp]:
     """Convolve images `(N, C, H, W)` with weights `(O, C/groups, KH, KW)` to `(N, O, OH, OW)`,
@@ -43,13 +32,14 @@ def conv2d(
 
     `OH = (H + padding - dilation * (KH - 1) - 1) // stride + 1`, likewise `OW`. `stride` and
     `dilation` are a number or a pair. `padding` is a number, a pair (height, width), four numbers
-    (top, left, bottom, right), "valid" or, with stride 1, "same". Raises `GeometryError` when
-    shapes do not fit. Dumoulin, Visin, "A guide to convolution arithmetic", 2016.
+    (top, left, bottom, right), "valid" or, with stride 1, "same". `algorithm` is one of
+    `algorithms.NAMES`; None leaves the choice to the library. Raises `GeometryError` when shapes do
+    not fit. Dumoulin, Visin, "A guide to convolution arithmetic", 2016.
 
     >>> y, vjp = conv2d(x, weight, bias, padding=1)
     >>> gx, gw, gb = vjp(gy)
     """
-    return _convolve(2, x, weight, bias, stride, padding, dilation, groups, needs)
+    return _convolve(2, x, weight, bias, stride, padding, dilation, groups, algorithm, needs)
 
 
 def _convolve(
@@ -61,6 +51,7 @@ def _convolve(
     padding: Any,
     dilation: Any,
     groups: int,
+    algorithm: str | None,
     needs: tuple[bool, ...],
 ) -> tuple[Array, Vjp]:
     be = backend.of(x=x, weight=weight, bias=bias)
@@ -76,7 +67,8 @@ def _convolve(
         groups,
     )
     xl, wl = channels_last(be, x), channels_last(be, weight)
-    yl = _forward(be, xl, wl, bias, window, groups)
+    by = chosen(be, algorithm, xl, wl, window, groups)
+    yl = by.forward(be, xl, wl, bias, window, groups)
     y = channels_first(be, yl)
 
     def vjp(gy: Array) -> tuple[Array | None, ...]:
@@ -84,162 +76,10 @@ def _convolve(
         gx = gw = gb = None
         wants_bias = bias is not None and needs[2]
         if needs[1] or wants_bias:
-            gw, gb = _parameter_gradients(be, xl, gl, wl.shape, window, groups, wants_bias)
+            gw, gb = by.parameter_gradients(be, xl, gl, wl.shape, window, groups, wants_bias)
             gw = channels_first(be, gw)
         if needs[0]:
-            gx = channels_first(be, _input_gradient(be, gl, wl, window, groups))
+            gx = channels_first(be, by.input_gradient(be, gl, wl, window, groups))
         return gx, gw if needs[1] else None, gb
 
     return y, vjp
-
-
-def _forward(
-    be: Backend, x: Array, w: Array, bias: Array | None, window: Window, groups: int
-) -> Array:
-    """`(N, *S, C)` and `(O, *K, C/G)` to `(N, *OUT, O)`."""
-    outputs = w.shape[0]
-    y = be.empty((x.shape[0], *window.out, outputs), x.dtype)
-    per_group = be.reshape(w, (groups, outputs // groups, -1))
-    w2 = be.xp.permute_dims(per_group, (0, 2, 1))
-
-    def body(images: slice) -> None:
-        staged = _stage(be, x[images, ...], window)
-        for rows in be.parts(window.out[0], _row_bytes(be, x, window) * staged.shape[0]):
-            out = y[images, rows, ...]
-            cols = _columns(be, _under(staged, rows, window), window, groups)
-            _product(be, cols, w2, out)
-            if bias is not None:
-                out += bias
-
-    be.blocks(x.shape[0], _row_bytes(be, x, window) * window.out[0], body)
-    return y
-
-
-def _product(be: Backend, cols: Array, w2: Array, out: Array) -> None:
-    """Write `cols (G, M, K) @ w2 (G, K, O/G)` into the maps `out (n, *OUT, O)`."""
-    groups, m, per_group = cols.shape[0], cols.shape[1], w2.shape[2]
-    if groups == 1 and be.is_contiguous(out):
-        be.matmul(cols[0, ...], w2[0, ...], out=be.xp.reshape(out, (m, per_group)))
-        return
-    product = be.workspace("product", (groups, m, per_group), out.dtype)
-    be.matmul(cols, w2, out=product)
-    be.assign(out, be.reshape(be.xp.permute_dims(product, (1, 0, 2)), out.shape))
-
-
-def _parameter_gradients(
-    be: Backend,
-    x: Array,
-    gy: Array,
-    shape: tuple[int, ...],
-    window: Window,
-    groups: int,
-    wants_bias: bool,
-) -> tuple[Array, Array | None]:
-    """Gradients of the weight, `(O, *K, C/G)`, and, where it is wanted, of the bias, `(O,)`."""
-    outputs, *taps = shape
-    per_group = outputs // groups
-
-    def body(images: slice, sums: list[Array], accumulate: bool) -> None:
-        staged = _stage(be, x[images, ...], window)
-        for rows in be.parts(window.out[0], _row_bytes(be, x, window) * staged.shape[0]):
-            cols = _columns(be, _under(staged, rows, window), window, groups)
-            rows_gy = be.reshape(gy[images, rows, ...], (-1, outputs))
-            again = accumulate or rows.start > 0
-            by_group = be.xp.permute_dims(
-                be.xp.reshape(rows_gy, (-1, groups, per_group)), (1, 2, 0)
-            )
-            be.matmul(by_group, cols, out=sums[0], accumulate=again)
-            if wants_bias:
-                be.contract("mc->c", rows_gy, out=sums[1], accumulate=again)
-
-    shapes: list[tuple[int, ...]] = [(groups, per_group, math.prod(taps))]
-    if wants_bias:
-        shapes.append((outputs,))
-    bytes_each = _row_bytes(be, x, window) * window.out[0]
-    gw, *rest = be.reduce_blocks(x.shape[0], bytes_each, shapes, x.dtype, body)
-    return be.reshape(gw, shape), rest[0] if rest else None
-
-
-def _input_gradient(be: Backend, gy: Array, w: Array, window: Window, groups: int) -> Array:
-    """`(N, *OUT, O)` to `(N, *S, C)`."""
-    transposed = window.transposed()
-    if transposed is not None:
-        return _forward(be, gy, _flipped(be, w, groups), None, transposed, groups)
-    outputs, *taps = w.shape
-    per_group = outputs // groups
-    channels = taps[-1] * groups
-    gx = be.empty((gy.shape[0], *window.size, channels), gy.dtype)
-    w2 = be.reshape(w, (groups, per_group, -1))
-    inner = tuple(slice(a, a + s) for s, (a, _) in zip(window.size, window.padding, strict=True))
-
-    def body(images: slice) -> None:
-        part = gy[images, ...]
-        m = math.prod(part.shape[:-1])
-        rows = be.reshape(part, (m, groups, per_group))
-        product = be.workspace("product", (groups, m, w2.shape[2]), gy.dtype)
-        cols = be.matmul(be.xp.permute_dims(rows, (1, 0, 2)), w2, out=product)
-        cols = be.xp.reshape(cols, (groups, *part.shape[:-1], *taps))
-        cols = be.xp.permute_dims(cols, (*range(1, cols.ndim - 1), 0, cols.ndim - 1))
-        cols = be.reshape(cols, (*part.shape[:-1], *taps[:-1], channels))
-        padded = be.fold(cols, window.padded, window.stride, window.dilation)
-        be.assign(gx[images, ...], padded[(slice(None), *inner, slice(None))])
-
-    bytes_each = math.prod(window.out) * math.prod(taps) * groups * be.itemsize(gy.dtype)
-    be.blocks(gy.shape[0], bytes_each, body)
-    return gx
-
-
-def _flipped(be: Backend, w: Array, groups: int) -> Array:
-    """The weights `(O, *K, C/G)` turned around and transposed to `(C, *K, O/G)`."""
-    outputs, *kernel, channels = w.shape
-    n = len(kernel)
-    w = be.xp.flip(w, axis=tuple(range(1, 1 + n)))
-    w = be.xp.reshape(w, (groups, outputs // groups, *kernel, channels))
-    w = be.xp.permute_dims(w, (0, n + 2, *range(2, n + 2), 1))
-    return be.reshape(w, (groups * channels, *kernel, outputs // groups))
-
-
-def _row_bytes(be: Backend, x: Array, window: Window) -> int:
-    """Bytes of the columns of one output row (of all that lies under the first spatial axis)."""
-    columns: int = math.prod(window.kernel) * x.shape[-1]
-    return math.prod(window.out[1:]) * columns * be.itemsize(x.dtype)
-
-
-def _stage(be: Backend, x: Array, window: Window) -> Array:
-    """Images with their padding, in memory where windows are long runs."""
-    if not window.is_padded and be.is_contiguous(x):
-        return x
-    shape = (x.shape[0], *window.padded, x.shape[-1])
-    staged = be.workspace("padded", shape, x.dtype)
-    return be.pad(x, ((0, 0), *window.padding, (0, 0)), out=staged)
-
-
-def _under(staged: Array, rows: slice, window: Window) -> Array:
-    """The part of the images that the windows of those output rows meet."""
-    stride, extent = window.stride[0], window.extent[0]
-    return staged[:, rows.start * stride : (rows.stop - 1) * stride + extent, ...]
-
-
-def _columns(be: Backend, staged: Array, window: Window, groups: int) -> Array:
-    """The windows of staged images as rows: `(G, M, K * C/G)`."""
-    channels = staged.shape[-1]
-    if window.is_pointwise and groups == 1:
-        return be.xp.reshape(staged, (1, -1, channels))
-    view = be.windows(staged, window.kernel, window.stride, window.dilation)
-    if groups == 1 and window.kernel[-1] * channels <= SHORT_RUN:
-        return _columns_by_tap(be, view, window)
-    if groups > 1:
-        view = be.xp.reshape(view, (*view.shape[:-1], groups, channels // groups))
-        view = be.xp.permute_dims(view, (view.ndim - 2, *range(view.ndim - 2), view.ndim - 1))
-    cols = be.assign(be.workspace("columns", view.shape, view.dtype), view)
-    per_group = math.prod(window.kernel) * channels // groups
-    return be.xp.reshape(cols, (groups, -1, per_group))
-
-
-def _columns_by_tap(be: Backend, view: Array, window: Window) -> Array:
-    """The same columns, `(1, M, K * C)`, stored transposed; BLAS reads either order."""
-    n = len(window.kernel)
-    by_tap = be.xp.permute_dims(view, (*range(1 + n, view.ndim), *range(1 + n)))
-    cols = be.assign(be.workspace("columns", by_tap.shape, view.dtype), by_tap)
-    flat = be.xp.reshape(cols, (1, math.prod(by_tap.shape[: n + 1]), -1))
-    return be.xp.permute_dims(flat, (0, 2, 1))

@@ -52,7 +52,7 @@ FAULTS = (
     ),
     Fault(
         "two uses of one scratch buffer",
-        "ops/convolution.py",
+        "ops/im2col.py",
         'be.workspace("padded", shape, x.dtype)',
         'be.workspace("columns", shape, x.dtype)',
         "test_ops_convolution.py",

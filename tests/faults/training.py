@@ -41,8 +41,8 @@ FAULTS = (
     Fault(
         "dropout: p is the share kept",
         "ops/dropout.py",
-        "words >= round(p * 2**32)",
-        "words < round(p * 2**32)",
+        "words >= threshold",
+        "words < threshold",
         "test_nn_layers.py",
     ),
     Fault(
