@@ -6,6 +6,7 @@ from .fault import Fault
 
 CONVOLUTION = "ops/convolution.py"
 IM2COL = "ops/im2col.py"
+WINOGRAD = "ops/winograd.py"
 GEOMETRY = "ops/geometry.py"
 POOLING = "ops/pooling.py"
 NORMALIZATION = "ops/normalization.py"
@@ -75,6 +76,27 @@ FAULTS = (
         "again = accumulate or rows.start > 0",
         "again = accumulate",
         "test_ops_convolution.py",
+    ),
+    Fault(
+        "winograd: a sign of the transform",
+        WINOGRAD,
+        "(0, -2, -1, 2, 1, 0),",
+        "(0, -2, 1, 2, 1, 0),",
+        "test_ops_convolution.py",
+    ),
+    Fault(
+        "winograd: input gradient without turning the kernel",
+        WINOGRAD,
+        "flipped(be, w, 1)",
+        "be.xp.permute_dims(w, (3, 1, 2, 0))",
+        "test_ops_convolution.py",
+    ),
+    Fault(
+        "exact convolution by the table",
+        "ops/algorithms.py",
+        'name = "im2col" if exact else conv2d',
+        "name = conv2d",
+        "test_ops_algorithms.py",
     ),
     Fault(
         "channels of groups mixed",
