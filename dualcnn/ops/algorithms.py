@@ -34,22 +34,17 @@ class Algorithm(Protocol):
     ) -> Array:
         """`(N, *S, C)` to `(N, *OUT, O)`."""
 
-    def parameter_gradients(
+    def gradients(
         self,
         be: Backend,
         x: Array,
         gy: Array,
-        shape: tuple[int, ...],
+        w: Array,
         window: Window,
         groups: int,
-        wants_bias: bool,
-    ) -> tuple[Array, Array | None]:
-        """Gradients of the weight, of that shape, and, where it is wanted, of the bias, `(O,)`."""
-
-    def input_gradient(
-        self, be: Backend, gy: Array, w: Array, window: Window, groups: int
-    ) -> Array:
-        """`(N, *OUT, O)` to `(N, *S, C)`."""
+        needs: tuple[bool, bool, bool],
+    ) -> tuple[Array | None, Array | None, Array | None]:
+        """Of the input `(N, *S, C)`, the weight and the bias `(O,)`, those that are needed."""
 
 
 _ALGORITHMS: dict[str, Algorithm] = {
@@ -112,20 +107,19 @@ def chosen(
 
 
 def _by_shape(images: int, channels: int, outputs: int, window: Window) -> str:
-    """The table. Time of winograd4 over im2col in forward, input gradient and weight gradient:
+    """The table. Time of winograd4 over im2col, forward and all gradients together:
 
-    | batch x map, channels | tiles | forward | input | weight |
-    | --- | ---: | ---: | ---: | ---: |
-    | 128 x 26x26, 32 to 64 | 4608 | 0.72 | 0.75 | 0.72 |
-    | 64 x 32x32, 64 to 64 | 4096 | 0.47 | 0.51 | 0.50 |
-    | 64 x 16x16, 128 to 128 | 1024 | 0.46 | 0.51 | 0.70 |
-    | 64 x 8x8, 256 to 256 | 256 | 0.49 | 0.53 | 0.69 |
-    | 32 x 8x8, 256 to 256 | 128 | 0.77 | 0.76 | 0.96 |
-    | 8 x 16x16, 128 to 128 | 128 | 0.83 | 0.84 | 1.15 |
-    | 1 x 32x32, 64 to 64 | 64 | 0.74 | 0.76 | 0.70 |
-    | 8 x 8x8, 256 to 256 | 32 | 1.47 | 1.32 | 3.39 |
-    | 32 x 4x4, 512 to 512 | 32 | 1.59 | 1.41 | 1.76 |
-    | 64 x 14x14, 16 to 32 | 576 | 1.49 | 1.54 | 2.45 |
+    | batch x map, channels | tiles | forward | gradients |
+    | --- | ---: | ---: | ---: |
+    | 128 x 26x26, 32 to 64 | 4608 | 0.64 | 0.55 |
+    | 64 x 32x32, 64 to 64 | 4096 | 0.45 | 0.54 |
+    | 64 x 16x16, 128 to 128 | 1024 | 0.55 | 0.53 |
+    | 64 x 8x8, 256 to 256 | 256 | 0.52 | 0.72 |
+    | 8 x 16x16, 128 to 128 | 128 | 0.90 | 0.75 |
+    | 1 x 32x32, 64 to 64 | 64 | 0.74 | 0.72 |
+    | 32 x 8x8, 256 to 256 | 128 | 0.68 | 1.10 |
+    | 32 x 4x4, 512 to 512 | 32 | 1.6 | 1.6 |
+    | 64 x 14x14, 16 to 32 | 576 | 1.5 | 2.0 |
 
     NumPy, float32, two cores, medians of 9 interleaved runs. winograd2 was never the fastest by
     more than a tenth. Below 32 channels the transforms cost more than the products save; with few
@@ -133,7 +127,7 @@ def _by_shape(images: int, channels: int, outputs: int, window: Window) -> str:
     """
     tiles = images * math.prod(-(-size // 4) for size in window.out)
     fewer = min(channels, outputs)
-    return "winograd4" if fewer >= 32 and tiles >= max(64, fewer // 2) else "im2col"
+    return "winograd4" if fewer >= 32 and tiles >= max(64, fewer) else "im2col"
 
 
 def _named(name: str) -> Algorithm:

@@ -73,13 +73,9 @@ def _convolve(
 
     def vjp(gy: Array) -> tuple[Array | None, ...]:
         gl = channels_last(be, be.in_order_of(gy, y))
-        gx = gw = gb = None
-        wants_bias = bias is not None and needs[2]
-        if needs[1] or wants_bias:
-            gw, gb = by.parameter_gradients(be, xl, gl, wl.shape, window, groups, wants_bias)
-            gw = channels_first(be, gw)
-        if needs[0]:
-            gx = channels_first(be, by.input_gradient(be, gl, wl, window, groups))
-        return gx, gw if needs[1] else None, gb
+        wanted = (needs[0], needs[1], bias is not None and needs[2])
+        gx, gw, gb = by.gradients(be, xl, gl, wl, window, groups, wanted)
+        gx, gw = (None if g is None else channels_first(be, g) for g in (gx, gw))
+        return gx, gw, gb
 
     return y, vjp

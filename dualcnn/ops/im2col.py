@@ -13,7 +13,7 @@ import math
 from ..backend import Array, Backend
 from .geometry import Window
 
-__all__ = ["flipped", "forward", "input_gradient", "parameter_gradients"]
+__all__ = ["forward", "gradients"]
 
 SHORT_RUN = 16
 """Up to this many neighbours in memory, columns are copied tap by tap. A window of few channels is
@@ -54,6 +54,24 @@ def _product(be: Backend, cols: Array, w2: Array, out: Array) -> None:
     be.assign(out, be.reshape(be.xp.permute_dims(product, (1, 0, 2)), out.shape))
 
 
+def gradients(
+    be: Backend,
+    x: Array,
+    gy: Array,
+    w: Array,
+    window: Window,
+    groups: int,
+    needs: tuple[bool, bool, bool],
+) -> tuple[Array | None, Array | None, Array | None]:
+    """Of the input, the weight and the bias."""
+    gx = gw = gb = None
+    if needs[1] or needs[2]:
+        gw, gb = parameter_gradients(be, x, gy, w.shape, window, groups, needs[2])
+    if needs[0]:
+        gx = input_gradient(be, gy, w, window, groups)
+    return gx, gw if needs[1] else None, gb
+
+
 def parameter_gradients(
     be: Backend,
     x: Array,
@@ -92,7 +110,7 @@ def input_gradient(be: Backend, gy: Array, w: Array, window: Window, groups: int
     """`(N, *OUT, O)` to `(N, *S, C)`."""
     transposed = window.transposed()
     if transposed is not None:
-        return forward(be, gy, flipped(be, w, groups), None, transposed, groups)
+        return forward(be, gy, _flipped(be, w, groups), None, transposed, groups)
     outputs, *taps = w.shape
     per_group = outputs // groups
     channels = taps[-1] * groups
@@ -117,7 +135,7 @@ def input_gradient(be: Backend, gy: Array, w: Array, window: Window, groups: int
     return gx
 
 
-def flipped(be: Backend, w: Array, groups: int) -> Array:
+def _flipped(be: Backend, w: Array, groups: int) -> Array:
     """The weights `(O, *K, C/G)` turned around and transposed to `(C, *K, O/G)`."""
     outputs, *kernel, channels = w.shape
     n = len(kernel)

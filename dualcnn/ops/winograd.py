@@ -17,7 +17,6 @@ from typing import Any
 
 from ..backend import Array, Backend
 from .geometry import Window
-from .im2col import flipped
 
 __all__ = ["Winograd"]
 
@@ -95,53 +94,69 @@ class Winograd:
         be.blocks(x.shape[0], row_bytes * down, body)
         return y
 
-    def parameter_gradients(
+    def gradients(
         self,
         be: Backend,
         x: Array,
         gy: Array,
-        shape: tuple[int, ...],
+        w: Array,
         window: Window,
         groups: int,
-        wants_bias: bool,
-    ) -> tuple[Array, Array | None]:
-        """Of the weight, `G' [sum over tiles of (B' d B) * (A gy A')] G`, and of the bias."""
-        outputs, channels = shape[0], shape[-1]
-        m, frequencies = self.m, self.side**2
+        needs: tuple[bool, bool, bool],
+    ) -> tuple[Array | None, Array | None, Array | None]:
+        """Of the input, the weight and the bias, in one pass over the tiles of gy.
+
+        With `h = A gy A'` a transformed tile of gy, the weight's is `G' [sum of (B' d B) * h] G`
+        and the input's the sum of the tiles `B [(G g G') * h] B'`, which overlap.
+        """
+        outputs, channels, m = w.shape[0], w.shape[-1], self.m
         down, across = self._tiles(window)
-        spread = tuple(zip(*self.inverse, strict=True))
+        spread = _transposed(self.inverse)
         row_bytes = self._row_bytes(be, x, outputs, across)
         bare = ((0, 0), (0, 0))
+        gx = back = None
+        if needs[0]:
+            gx = be.empty(tuple(x.shape), x.dtype)
+            back = be.contiguous(be.xp.permute_dims(self._transformed_weights(be, w), (0, 2, 1)))
 
         def body(images: slice, sums: list[Array], accumulate: bool) -> None:
             staged = self._staged(be, x[images, ...], window.padding, down, across, 2)
             grads = self._staged(be, gy[images, ...], bare, down, across, 0)
-            for rows in be.parts(down, row_bytes * staged.shape[0]):
-                v = self._to_tiles(be, "tiles", staged, rows, self.data)
-                g = self._to_tiles(be, "gradients", grads, rows, spread)
-                again = accumulate or rows.start > 0
-                be.matmul(be.xp.permute_dims(v, (0, 2, 1)), g, out=sums[0], accumulate=again)
-                if wants_bias:
+            n, sums = grads.shape[0], list(sums)
+            shape = (n, down + 1, m, (across + 1) * m * channels)
+            frame = be.workspace("frame", shape, x.dtype) if needs[0] else None
+            for rows in be.parts(down, row_bytes * n):
+                again, totals = accumulate or rows.start > 0, iter(sums)
+                h = self._to_tiles(be, "gradients", grads, rows, spread)
+                if needs[1]:
+                    v = self._to_tiles(be, "tiles", staged, rows, self.data)
+                    v = be.xp.permute_dims(v, (0, 2, 1))
+                    be.matmul(v, h, out=next(totals), accumulate=again)
+                if needs[2]:
                     lines = slice(rows.start * m, min(gy.shape[1], rows.stop * m))
                     flat = be.reshape(gy[images, lines, ...], (-1, outputs))
-                    be.contract("mc->c", flat, out=sums[1], accumulate=again)
+                    be.contract("mc->c", flat, out=next(totals), accumulate=again)
+                if needs[0]:
+                    product = be.workspace("spare", (*h.shape[:2], channels), x.dtype)
+                    be.matmul(h, back, out=product)
+                    self._add_tiles(be, product, frame, rows, across)
+            if gx is not None:
+                (top, _), (left, _) = window.padding
+                whole = be.xp.reshape(frame, (n, (down + 1) * m, (across + 1) * m, channels))
+                bottom, right = top + x.shape[1], left + x.shape[2]
+                be.assign(gx[images, ...], whole[:, top:bottom, left:right, :])
 
-        shapes: list[tuple[int, ...]] = [(frequencies, channels, outputs)]
-        if wants_bias:
+        shapes: list[tuple[int, ...]] = []
+        if needs[1]:
+            shapes.append((self.side**2, channels, outputs))
+        if needs[2]:
             shapes.append((outputs,))
-        total, *rest = be.reduce_blocks(x.shape[0], row_bytes * down, shapes, x.dtype, body)
-        back = be.xp.permute_dims(self._of_kernel(be, x.dtype), (1, 0))
-        gw = be.matmul(back, be.xp.reshape(total, (frequencies, -1)))
-        gw = be.xp.permute_dims(be.xp.reshape(gw, (3, 3, channels, outputs)), (3, 1, 0, 2))
-        return be.contiguous(gw), rest[0] if rest else None
-
-    def input_gradient(
-        self, be: Backend, gy: Array, w: Array, window: Window, groups: int
-    ) -> Array:
-        """`(N, OH, OW, O)` to `(N, H, W, C)`: a convolution with the kernel turned around."""
-        transposed = window.transposed()
-        assert transposed is not None, "Window.is_3x3 promises one"
-        return self.forward(be, gy, flipped(be, w, 1), None, transposed, 1)
+        if not shapes:
+            be.blocks(x.shape[0], row_bytes * down, lambda images: body(images, [], False))
+            return gx, None, None
+        found = be.reduce_blocks(x.shape[0], row_bytes * down, shapes, x.dtype, body)
+        gw = self._weight_gradient(be, found[0]) if needs[1] else None
+        return gx, gw, found[-1] if needs[2] else None
 
     def _tiles(self, window: Window) -> tuple[int, int]:
         down, across = (-(-size // self.m) for size in window.out)
@@ -203,12 +218,48 @@ class Winograd:
         _mix(be, inverse, half, whole)
         return whole
 
+    def _add_tiles(
+        self, be: Backend, product: Array, frame: Array, rows: slice, across: int
+    ) -> None:
+        """Transform tiles `(t * t, T, C)` back and add them, a tile every m pixels, to those rows
+        of the frame `(n, rows + 1, m, W * C)`; what hangs over goes to the next tile's place.
+        """
+        m, t, n = self.m, self.side, frame.shape[0]
+        channels, tall = product.shape[2], rows.stop - rows.start
+        matrix = be.constant(_transposed(self.data), product.dtype)
+        taps = be.workspace("tiles", (t, t, n, tall, across, channels), product.dtype)
+        _mix(be, matrix, be.xp.reshape(product, (t, -1)), be.xp.reshape(taps, (t, -1)))
+        taps = be.xp.permute_dims(taps, (1, 2, 3, 4, 0, 5))
+        wide = be.workspace("spare", (t, n, tall, across + 1, m, channels), product.dtype)
+        be.assign(wide[..., :across, :, :], taps[..., :m, :])
+        wide[..., across, :, :] = 0
+        place = wide[..., 1:, :2, :]
+        place += taps[..., m:, :]
+        lines = be.workspace("tiles", (t, n, tall, frame.shape[3]), product.dtype)
+        _mix(be, matrix, be.xp.reshape(wide, (t, -1)), be.xp.reshape(lines, (t, -1)))
+        lines = be.xp.permute_dims(lines, (1, 2, 0, 3))
+        if rows.start == 0:
+            frame[:, 0, :2, :] = 0
+        be.assign(frame[:, rows.start + 1 : rows.stop + 1, :2, :], lines[:, :, m:, :])
+        place = frame[:, rows.start : rows.stop, :2, :]
+        place += lines[:, :, :2, :]
+        if m > 2:
+            be.assign(frame[:, rows.start : rows.stop, 2:, :], lines[:, :, 2:m, :])
+
     def _transformed_weights(self, be: Backend, w: Array) -> Array:
         """`(O, 3, 3, C)` to `(t * t, C, O)`."""
         outputs, _, _, channels = w.shape
         by_tap = be.reshape(be.xp.permute_dims(w, (2, 1, 3, 0)), (9, channels * outputs))
         u = be.matmul(self._of_kernel(be, w.dtype), by_tap)
         return be.xp.reshape(u, (self.side**2, channels, outputs))
+
+    def _weight_gradient(self, be: Backend, total: Array) -> Array:
+        """`(t * t, C, O)` to `(O, 3, 3, C)`."""
+        frequencies, channels, outputs = total.shape
+        back = be.xp.permute_dims(self._of_kernel(be, total.dtype), (1, 0))
+        gw = be.matmul(back, be.xp.reshape(total, (frequencies, -1)))
+        gw = be.xp.reshape(gw, (3, 3, channels, outputs))
+        return be.contiguous(be.xp.permute_dims(gw, (3, 1, 0, 2)))
 
     def _of_kernel(self, be: Backend, dtype: Any) -> Array:
         """G along both axes, the width's first: its Kronecker square `(t * t, 9)`."""
@@ -218,6 +269,10 @@ class Winograd:
             for row in self.kernel
         )
         return be.constant(square, dtype)
+
+
+def _transposed(matrix: Rows) -> Rows:
+    return tuple(zip(*matrix, strict=True))
 
 
 def _place(be: Backend, tiles: Array, out: Array) -> None:
