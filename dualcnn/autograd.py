@@ -226,7 +226,10 @@ class Tensor(Operators):
                 continue
             vjp, parents = node._vjp, node._parents
             node._vjp, node._parents = _freed, ()
-            for parent, part in zip(parents, vjp(g), strict=False):
+            parts = vjp(g)
+            if not isinstance(parts, (tuple, list)):
+                raise TypeError(f"expected a vjp to return a tuple, got {type(parts).__name__}")
+            for parent, part in zip(parents, parts, strict=False):
                 if part is None or not isinstance(parent, Tensor) or not parent.requires_grad:
                     continue
                 _check_gradient(part, parent)

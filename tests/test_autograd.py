@@ -277,3 +277,10 @@ def test_assigned_data_without_a_slot_is_the_array():
     x, new = Tensor(np.zeros(3)), np.ones(3)
     x.data = new
     assert x.data is new
+
+
+def test_a_vjp_returns_a_tuple() -> None:
+    x = Tensor(np.ones((2, 3)), requires_grad=True)
+    y = dualcnn.apply(lambda a: (a * 2, lambda gy: gy * 2), x)
+    with pytest.raises(TypeError, match="expected a vjp to return a tuple, got ndarray"):
+        y.sum().backward()

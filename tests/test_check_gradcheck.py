@@ -94,6 +94,32 @@ def test_randomness_is_noticed() -> None:
         check.gradcheck(lambda x: functional.dropout(x, 0.5), np.ones(20))
 
 
+def test_a_number_of_outputs_that_varies_is_noticed() -> None:
+    calls = iter(range(9))
+    with pytest.raises(check.GradcheckError, match="two calls with the same inputs"):
+        check.gradcheck(lambda x: (x,) * (1 + next(calls) % 2), np.ones(2))
+
+
+def test_nan_is_told() -> None:
+    def root(x: Any, *, needs: tuple[bool, ...] = (True,)) -> Any:
+        y = x**0.5
+        return y, lambda gy: (gy / (2 * y),)
+
+    with np.errstate(invalid="ignore"), pytest.raises(check.GradcheckError, match="gives NaN here"):
+        check.gradcheck(lambda x: dualcnn.apply(root, x), np.array([-1.0, 4.0]))
+
+
+def test_a_numpy_number_is_an_array() -> None:
+    assert check.gradcheck(lambda x: x * x, np.float64(3))
+
+
+def test_a_module_in_float64() -> None:
+    module = dualcnn.nn.Linear(3, 4)
+    for p in module.parameters():
+        p.data = p.data.astype("float64")
+    assert check.gradcheck(module, values(dualcnn.backend.current(), 2, 3))
+
+
 def test_inputs_keep_their_values() -> None:
     x = np.array([0.5, 2.0])
     tensor = Tensor(x, requires_grad=True)
@@ -107,5 +133,9 @@ def test_bad_inputs_are_refused() -> None:
         check.gradcheck(functional.relu, np.ones(2, "float32"))
     with pytest.raises(ValueError, match="expected an input that requires a gradient"):
         check.gradcheck(functional.relu, 3.0)
+    with pytest.raises(ValueError, match="got an array of int64"):
+        check.gradcheck(functional.relu, np.arange(3))
+    with pytest.raises(ValueError, match="got a Tensor with requires_grad=False"):
+        check.gradcheck(functional.relu, Tensor(np.ones(2)))
     with pytest.raises(TypeError, match="expected fn to return a Tensor or several, got ndarray"):
         check.gradcheck(lambda x: x.numpy(), np.ones(2))

@@ -35,17 +35,21 @@ def gradcheck(
     inputs are passed on. `fn` must be smooth within `eps`: no ReLU at 0, no ties in a max-pool.
     Tolerances and their defaults are PyTorch's: |difference| <= atol + rtol * |numeric|.
 
+    Parameters of a module are what `fn` finds them to be: for float64,
+    `for p in module.parameters(): p.data = p.data.astype("float64")`.
+
     Returns True; raises `GradcheckError` with the input, the place and both numbers where they
     differ, or returns False if `raise_exception` is. `fn` is called twice for each number.
 
     >>> check.gradcheck(lambda x, w: functional.conv2d(x, w, padding=1), x, w)
     True
     """
+    inputs = tuple(np.asarray(x) if isinstance(x, np.generic) else x for x in inputs)
     checked = [_is_checked(x) for x in inputs]
     if not any(checked):
         raise ValueError(
             "gradcheck: expected an input that requires a gradient or an array of float64, got "
-            f"{', '.join(type(x).__name__ for x in inputs) or 'no inputs'}"
+            f"{', '.join(_named(x) for x in inputs) or 'no inputs'}"
         )
     backends = [of(input=_data(x)) if c else None for x, c in zip(inputs, checked, strict=True)]
     for place, (x, be) in enumerate(zip(inputs, backends, strict=True)):
@@ -70,12 +74,15 @@ def gradcheck(
     ]
     again = _outputs(fn(*leaves()))
     problem = ""
-    if any(_differ(one, other) for one, other in zip(outputs, again, strict=True)):
+    if len(outputs) != len(again) or any(map(_differ, outputs, again)):
         problem = (
             "two calls with the same inputs gave different results: leave dropout out, or seed it "
             "in fn"
         )
-    _backward(outputs, weights)
+    elif any(np.isnan(y.numpy()).any() for y in outputs):
+        problem = "fn gives NaN here: choose inputs inside of its domain"
+    if not problem:
+        _backward(outputs, weights)
     for place, leaf in enumerate(start):
         if problem or not checked[place]:
             continue
@@ -99,6 +106,14 @@ def _is_checked(x: Any) -> bool:
     if isinstance(x, Tensor):
         return x.requires_grad
     return hasattr(x, "dtype") and hasattr(x, "shape") and of(input=x).is_floating(x)
+
+
+def _named(x: Any) -> str:
+    """What kind of input it is: "an array of int64", "a Tensor with requires_grad=False"."""
+    if isinstance(x, Tensor):
+        return f"a Tensor with requires_grad={x.requires_grad}"
+    dtype = getattr(x, "dtype", None)
+    return f"{type(x).__name__}" if dtype is None else f"an array of {dtype}"
 
 
 def _data(x: Any) -> Any:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
+
+import numpy as np
 
 from .caller import Answer, Caller
 from .layers import SUBJECTS
 from .matching import close, follows_forward, name_mistakes, where_wrong
+from .notes import notes_of
 from .report import Example, Finding, Report
-from .subject import Case, Mistake, Values
+from .subject import Mistake
 
 __all__ = ["layer"]
 
@@ -19,7 +23,8 @@ def layer(forward: Callable[..., Any], backward: Callable[..., Any] | None, name
 
     `forward` takes the layer's inputs and options, `backward` the gradient of its output before
     them, and returns a gradient an input; arrays are float64, and backward is called after forward
-    with the same inputs. An option or a bias that your function has no parameter for isn't tried.
+    with the same inputs. A `backward` of gy alone, a method of a class that remembers its inputs,
+    will do. An option or a bias that your function has no parameter for isn't tried.
 
     | name | forward | backward |
     | --- | --- | --- |
@@ -34,20 +39,41 @@ def layer(forward: Callable[..., Any], backward: Callable[..., Any] | None, name
 
     >>> report = check.layer(my_forward, my_backward, "conv2d")
     >>> print(report)
-    conv2d: 1 of 4 results are wrong.
+    conv2d: 1 of 4 results wrong.
     ...
     gw: Your gradient of w is ours with the kernel flipped.
     """
     if name not in SUBJECTS:
         raise ValueError(f"expected a layer of {', '.join(SUBJECTS)}, got {name!r}")
-    caller = Caller(SUBJECTS[name], forward, backward)
-    cases = sorted((c for c in caller.subject.cases if caller.takes(c)), key=lambda c: c.numbers)
-    answers = [caller.answer(case) for case in cases]
+    # Somebody may have set NumPy to raise, and a wrong result overflows.
+    with np.errstate(all="ignore"):
+        return _report(Caller(SUBJECTS[name], forward, backward))
+
+
+def _report(caller: Caller) -> Report:
+    answers, notes = _of_one_kind(caller, caller.answers())
     findings: list[Finding] = []
     for output in caller.outputs:
         forward_wrong = bool(findings) and not findings[0].ok
-        findings.append(_judge(caller, output, answers, forward_wrong))
-    return Report(name, tuple(findings), _notes(caller, answers))
+        tried = [a for a in answers if output == "y" or a.backward]
+        findings.append(_judge(caller, output, tried, forward_wrong))
+    return Report(caller.subject.name, tuple(findings), (*notes, *notes_of(caller, answers)))
+
+
+def _of_one_kind(caller: Caller, answers: list[Answer]) -> tuple[list[Answer], tuple[str, ...]]:
+    """Without the kind of input that the layer was not made for, and a note of that.
+
+    One that is right for tables may do anything to images, as long as it looks like no mistake.
+    """
+    given = [a for a in answers if "y" in a.results]
+    wrong = _wrong(caller, "y", given)
+    for kind in caller.subject.kinds:
+        if wrong and wrong == [a for a in given if a.case.extra == kind] and wrong != given:
+            match = name_mistakes(caller, "y", given)
+            if not match.mistakes or match.unexplained:
+                note = f"not tried: {kind}, for which your forward gives something else."
+                return [a for a in answers if a.case.extra != kind], (note,)
+    return answers, ()
 
 
 def _judge(caller: Caller, output: str, answers: Sequence[Answer], forward_wrong: bool) -> Finding:
@@ -56,48 +82,84 @@ def _judge(caller: Caller, output: str, answers: Sequence[Answer], forward_wrong
     refused = [a for a in answers if output not in a.results and not a.case.extra]
     if not given:
         return _error(caller, output, answers, len(answers))
-    wrong = [a for a in given if not close(a.results[output], _right(caller, output, a.case))]
-    count = len(wrong) + len(refused)
+    wrong = _wrong(caller, output, given)
     total = len(given) + len(refused)
     if not wrong and not refused:
         return Finding(output, "right", "right", cases=total)
     if not wrong:
         return _error(caller, output, refused, total)
+    finding = _explained(caller, output, given, wrong, forward_wrong)
+    text = finding.text
+    own = [a for a in refused if output == "y" or "y" not in a.troubles]
+    if own:
+        in_cases = f"in {len(own)} case{'s' if len(own) > 1 else ''}"
+        text += f" Besides, {in_cases} {_trouble(output, own[0])}"
+    return replace(finding, text=text, wrong=len(wrong) + len(refused), cases=total)
+
+
+def _wrong(caller: Caller, output: str, given: Sequence[Answer]) -> list[Answer]:
+    return [a for a in given if not close(a.results[output], caller.expected(a, output))]
+
+
+def _explained(
+    caller: Caller,
+    output: str,
+    given: Sequence[Answer],
+    wrong: Sequence[Answer],
+    forward_wrong: bool,
+) -> Finding:
+    """Verdict, text and examples of a result that is wrong."""
     # Ties have several right answers, so they decide only where nothing else is wrong.
     plain = [a for a in given if not a.case.tie]
     judged = plain if any(not a.case.tie for a in wrong) else given
-    mistakes, explained = name_mistakes(caller, output, judged)
-    example = _example(caller, output, wrong[0])
+    first = next(a for a in wrong if a in judged)
     whose = "forward" if output == "y" else f"gradient of {output[1:]}"
-    follows = forward_wrong and output != "y" and follows_forward(caller, output, wrong)
-    if follows:
-        verdict, text = (
-            "follows",
-            (
-                f"Your {whose} differs from ours because your forward does: it is the gradient of "
-                "the forward you wrote. Mend that first, then check again."
-            ),
+    finding = Finding(output, "mistake", "", example=_example(caller, output, first))
+    if forward_wrong and output != "y" and follows_forward(caller, output, wrong):
+        text = (
+            f"Your {whose} differs from ours because your forward does: it is the gradient of the "
+            "forward you wrote. Mend that first, then check again."
         )
-    elif mistakes:
-        verdict = "remark" if all(m.remark for m in mistakes) else "mistake"
-        text = _told(whose, mistakes)
-        unexplained = sum(a in judged for a in wrong) - explained
-        if unexplained:
-            text += f" Not explained by that: {unexplained} cases."
-    else:
-        verdict = "mistake"
-        pairs = [(a.results[output], _right(caller, output, a.case)) for a in wrong]
-        text = f"Your {whose} {where_wrong(pairs)}. No known mistake explains it."
-    names = () if follows else tuple(m.name for m in mistakes)
-    return Finding(output, verdict, text, names, count, total, example)
+        return replace(finding, verdict="follows", text=text)
+    match = name_mistakes(caller, output, judged)
+    example = _example(caller, output, match.shown)
+    if match.mistakes and not match.unexplained:
+        verdict = "remark" if all(m.remark for m in match.mistakes) else "mistake"
+        text = _told(whose, match.mistakes)
+        names = tuple(m.name for m in match.mistakes)
+        return replace(finding, verdict=verdict, text=text, mistakes=names, example=example)
+    changing = _changing(caller, output, first)
+    if changing is not None:
+        name, told = changing
+        return replace(finding, text=f"Your {whose} {told}", mistakes=(name,))
+    pairs = [(a.results[output], caller.expected(a, output)) for a in wrong if a in judged]
+    text = f"Your {whose} {where_wrong(pairs)}. No known mistake explains "
+    if not match.mistakes:
+        return replace(finding, text=f"{text}it.")
+    text += (
+        f"all of it. In {len(pairs) - len(match.unexplained)} of {len(pairs)} wrong cases your "
+        f"{whose} looks like {match.mistakes[0].told}. {match.mistakes[0].cause}"
+    )
+    beyond = _example(caller, output, match.unexplained[0])
+    return replace(finding, text=text, example=example, beyond=beyond)
 
 
-def _right(caller: Caller, output: str, case: Case) -> Values:
-    right = caller.subject.right(output)
-    inputs = caller.inputs(case)
-    if output == "y":
-        return right(*inputs, **case.options)
-    return right(caller.subject.incoming(case), *inputs, **case.options)
+def _changing(caller: Caller, output: str, before: Answer) -> tuple[str, str] | None:
+    """Name and text if the same inputs give something else each time."""
+    first, second = (caller.answer(before.case).results.get(output) for _ in range(2))
+    if first is None or second is None:
+        return None
+    if close(first, before.results[output]) and close(second, first):
+        return None
+    if first.shape == second.shape and close(second - first, caller.expected(before, output)):
+        return "added up over calls", (
+            "is added to that of the call before. Start from zeros in every backward: what is to "
+            "be added up over several is the caller's to add."
+        )
+    return "changes from call to call", (
+        "changes from call to call, for the same inputs. Something is left over from the call "
+        "before (an array that should start from zeros), or is random."
+    )
 
 
 def _told(whose: str, mistakes: tuple[Mistake, ...]) -> str:
@@ -110,14 +172,21 @@ def _told(whose: str, mistakes: tuple[Mistake, ...]) -> str:
     )
 
 
+def _trouble(output: str, answer: Answer) -> str:
+    """In words what went wrong with the call itself: "your backward raised …"."""
+    group = "y" if output == "y" else "gradients"
+    who = "forward" if "y" in answer.troubles or output == "y" else "backward"
+    if output in answer.troubles and output != "y":
+        who = f"gradient of {output[1:]}"
+    troubles = answer.troubles
+    return f"your {who} {troubles.get(output) or troubles.get(group) or troubles['y']}"
+
+
 def _error(caller: Caller, output: str, refused: Sequence[Answer], total: int) -> Finding:
     """An exception, or an answer that is none, in cases that every such layer can do."""
-    first = refused[0]
-    group = "y" if output == "y" else "gradients"
-    who = "forward" if "y" in first.troubles or output == "y" else "backward"
-    trouble = first.troubles.get(output) or first.troubles.get(group) or first.troubles["y"]
-    text = f"Your {who} {trouble}"
-    example = _example(caller, output, first)
+    trouble = _trouble(output, refused[0])
+    text = trouble[0].upper() + trouble[1:]
+    example = _example(caller, output, refused[0])
     return Finding(output, "error", text, wrong=len(refused), cases=total, example=example)
 
 
@@ -125,28 +194,7 @@ def _example(caller: Caller, output: str, answer: Answer) -> Example:
     case = answer.case
     named = zip(caller.subject.inputs, caller.inputs(case), strict=True)
     inputs = {name: x for name, x in named if x is not None}
-    if output != "y" and caller.takes_gy:
+    if output != "y" and "gy" in caller.back_gets:
         inputs = {"gy": answer.incoming, **inputs}
-    expected = _right(caller, output, case)
+    expected = caller.expected(answer, output)
     return Example(case.about, inputs, dict(case.options), answer.results.get(output), expected)
-
-
-def _notes(caller: Caller, answers: Sequence[Answer]) -> tuple[str, ...]:
-    notes = []
-    changed = sorted({name for answer in answers for name in answer.changed})
-    if changed:
-        notes.append(
-            f"{', '.join(changed)} changed during the call: work on a copy, or whoever holds the "
-            "array will wonder."
-        )
-    refused = [
-        f"{answer.case.about} ({next(iter(answer.troubles.values()))})"
-        for answer in answers
-        if answer.case.extra and answer.troubles
-    ]
-    if refused:
-        notes.append(f"not every layer does this, and yours does not: {'; '.join(refused)}.")
-    left_out = set(caller.subject.inputs) - set(caller.given)
-    if left_out:
-        notes.append(f"your forward takes no {', '.join(sorted(left_out))}: tried without.")
-    return tuple(notes)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -12,10 +13,13 @@ import numpy as np
 from .caller import Answer, Caller
 from .subject import Mistake, Right, Values
 
-__all__ = ["close", "follows_forward", "name_mistakes", "where_wrong"]
+__all__ = ["Match", "close", "follows_forward", "name_mistakes", "where_wrong"]
 
 TOLERANCE = 1e-5
 """Of the largest value: somebody's layer may compute in float32."""
+
+SMALL = 24
+"""Numbers in a case that a reader can follow, and that costs few calls."""
 
 
 def close(actual: Values, expected: Values) -> bool:
@@ -29,7 +33,7 @@ def close(actual: Values, expected: Values) -> bool:
 
 def _at(right: Right, caller: Caller, output: str, answer: Answer) -> Values:
     inputs = caller.inputs(answer.case)
-    options = answer.case.options
+    options = caller.subject.chosen(answer.case)
     if output == "y":
         return np.asarray(right(*inputs, **options))
     return np.asarray(right(answer.incoming, *inputs, **options))
@@ -45,44 +49,61 @@ def _gives(right: Right, caller: Caller, output: str, answer: Answer) -> bool:
     return close(answer.results[output], guess)
 
 
-def name_mistakes(
-    caller: Caller, output: str, answers: Sequence[Answer]
-) -> tuple[tuple[Mistake, ...], int]:
-    """The mistakes behind wrong answers, and how many of the wrong ones they explain.
+@dataclass(frozen=True)
+class Match:
+    """The mistakes behind wrong answers, and those of the answers that they leave unexplained.
+
+    `shown` is the smallest answer that tells the mistake from a plain one, such as zero.
+    """
+
+    mistakes: tuple[Mistake, ...]
+    unexplained: tuple[Answer, ...]
+    shown: Answer
+
+
+def name_mistakes(caller: Caller, output: str, answers: Sequence[Answer]) -> Match:
+    """The mistakes that give somebody's answers.
 
     That is one known mistake that gives every answer, or two at once; or else the one that gives
-    most of the wrong answers, at least half, and all right ones.
+    most of the wrong answers, at least half and the largest, and all right ones.
     """
     right = caller.subject.right(output)
     known = [m for m in caller.subject.mistakes if m.output == output]
-    wrong = [a for a in answers if not _gives(right, caller, output, a)]
+    wrong = [a for a in answers if not close(a.results[output], caller.expected(a, output))]
     correct = [a for a in answers if a not in wrong]
     ways = [partial(mistake.wrong, right) for mistake in known]
     # The wrong answers first: one of them rules out most mistakes.
     every = (*wrong, *correct)
+    plain = [way for m, way in zip(known, ways, strict=True) if m.plain]
+    small = [a for a in wrong if a.case.numbers <= SMALL]
+    shown = next(
+        (a for a in small if not any(_gives(way, caller, output, a) for way in plain)), wrong[0]
+    )
     for mistake, way in zip(known, ways, strict=True):
         if all(_gives(way, caller, output, a) for a in every):
-            return (mistake,), len(wrong)
+            return Match((mistake,), (), wrong[0] if mistake.plain else shown)
     for one, (other, way) in itertools.product(known, zip(known, ways, strict=True)):
         both = partial(one.wrong, way)
         if one is not other and all(_gives(both, caller, output, a) for a in every):
-            return (other, one), len(wrong)
-    explained = [
-        sum(_gives(way, caller, output, a) for a in wrong)
-        if all(_gives(way, caller, output, a) for a in correct)
-        else 0
-        for way in ways
-    ]
-    most = max(explained)
-    if 2 * most < len(wrong):
-        return (), 0
-    return (known[explained.index(most)],), most
+            return Match((other, one), (), shown)
+    best = Match((), tuple(wrong), wrong[0])
+    for mistake, way in zip(known, ways, strict=True):
+        if mistake.plain or not _gives(way, caller, output, wrong[-1]):
+            continue
+        others = tuple(a for a in wrong if not _gives(way, caller, output, a))
+        fewer = len(others) < len(best.unexplained) and 2 * len(others) <= len(wrong)
+        if fewer and all(_gives(way, caller, output, a) for a in correct):
+            explained = [a for a in wrong if a not in others]
+            best = Match((mistake,), others, shown if shown in explained else explained[0])
+    return best
 
 
 def follows_forward(caller: Caller, output: str, answers: Sequence[Answer]) -> bool:
     """Whether a gradient is that of somebody's own forward, by central differences."""
     place = caller.subject.inputs.index(output[1:])
-    small = [a for a in answers if a.case.numbers <= 80 and not a.case.tie]
+    plain = [a for a in answers if a.case.numbers <= 80 and not a.case.tie]
+    # Two calls a number: a few small cases will do.
+    small = [a for a in plain if a.case.numbers <= SMALL][-3:] or plain[:1]
     return bool(small) and all(_is_gradient(caller, output, place, a) for a in small)
 
 
@@ -102,7 +123,7 @@ def _is_gradient(caller: Caller, output: str, place: int, answer: Answer) -> boo
             try:
                 y = caller.value(answer.case, others)
                 sums.append(float((y * answer.incoming).sum()))
-            except Exception:
+            except (Exception, SystemExit):
                 return False
         numeric[index] = (sums[0] - sums[1]) / (2 * step)
     scale = float(np.abs(numeric).max()) or 1.0

@@ -24,10 +24,15 @@ class Example:
     expected: Values
 
     def __str__(self) -> str:
+        return self.told()
+
+    def told(self, expected: bool = True, title: str = "Smallest example") -> str:
+        """As text, with what was expected or the inputs alone."""
         options = "".join(f", {k}={v}" for k, v in self.options.items())
-        lines = [f"Smallest example: {self.about}{options}"]
+        lines = [f"{title}: {self.about}{options}"]
         lines += [_named(name, x) for name, x in self.inputs.items()]
-        lines.append(_named("expected", self.expected))
+        if expected:
+            lines.append(_named("expected", self.expected))
         if self.yours is not None:
             lines.append(_named("yours", self.yours))
         return "\n".join(lines)
@@ -39,7 +44,8 @@ class Finding:
 
     `verdict` is "right"; "mistake"; "remark" (another way of being right); "follows" (the gradient
     of a forward that is wrong itself); or "error" (an exception, or no such result). `mistakes`
-    names those recognised, none if it is unknown.
+    names those recognised, none if it is unknown. `example` is the smallest that shows it, `beyond`
+    one that a mistake which it looks like does not explain.
     """
 
     output: str
@@ -49,6 +55,7 @@ class Finding:
     wrong: int = 0
     cases: int = 0
     example: Example | None = None
+    beyond: Example | None = None
 
     @property
     def ok(self) -> bool:
@@ -71,10 +78,12 @@ class Report:
 
     @property
     def score(self) -> float:
-        """The share of right results over all cases, 0 to 1."""
-        cases = sum(finding.cases for finding in self.findings)
-        wrong = sum(finding.wrong for finding in self.findings if not finding.ok)
-        return 1 - wrong / cases if cases else 0.0
+        """The share of results that are right, 0 to 1; one that follows from a wrong forward is."""
+        return 1 - len(self._wrong) / len(self.findings)
+
+    @property
+    def _wrong(self) -> tuple[Finding, ...]:
+        return tuple(f for f in self.findings if f.verdict in ("mistake", "error"))
 
     @property
     def mistakes(self) -> tuple[str, ...]:
@@ -94,25 +103,42 @@ class Report:
 
     def __str__(self) -> str:
         right = [f"{f.output} ({f.cases} cases)" for f in self.findings if f.verdict == "right"]
-        wrong = [f for f in self.findings if not f.ok]
-        count = f"{len(wrong)} of {len(self.findings)} results are wrong"
-        blocks = [f"{self.layer}: {count if wrong else 'all right'}."]
+        count = "all right"
+        if self._wrong:
+            count = f"{len(self._wrong)} of {len(self.findings)} results wrong"
+            following = sum(f.verdict == "follows" for f in self.findings)
+            if following:
+                count += f", {following} {'follow' if following > 1 else 'follows'} from it"
+        blocks = [f"{self.layer}: {count}."]
         if right:
             blocks.append(f"Right: {', '.join(right)}.")
-        blocks += [_block(finding) for finding in self.findings if finding.verdict != "right"]
-        blocks += [textwrap.fill(f"Note: {note}", 96) for note in self.notes]
+        # One exception is the trouble of every result.
+        told: dict[str, list[Finding]] = {}
+        for finding in self.findings:
+            if finding.verdict != "right":
+                key = finding.text if finding.verdict == "error" else finding.output
+                told.setdefault(key, []).append(finding)
+        blocks += [_block(findings) for findings in told.values()]
+        blocks += [_filled(f"Note: {note}") for note in self.notes]
         return "\n\n".join(blocks)
 
 
-def _block(finding: Finding) -> str:
-    head = f"{finding.output}: {finding.text}"
-    if finding.wrong and finding.verdict != "error":
-        head += f" ({finding.wrong} of {finding.cases} cases)"
-    head = textwrap.fill(head, 96, subsequent_indent="    ", break_on_hyphens=False)
-    if finding.example is None:
-        return head
-    example = str(finding.example).replace("\n", "\n    ")
-    return f"{head}\n    {example}"
+def _block(findings: list[Finding]) -> str:
+    """What is said of one result, or of several with the same trouble."""
+    first = findings[0]
+    head = f"{', '.join(f.output for f in findings)}: {first.text}"
+    if first.wrong:
+        head += f" ({first.wrong} of {first.cases} cases)"
+    parts = [_filled(head)]
+    if first.example is not None:
+        parts.append(first.example.told(len(findings) == 1))
+    if first.beyond is not None:
+        parts.append(first.beyond.told(title="Not explained by that"))
+    return "\n".join([parts[0], *(textwrap.indent(part, "    ") for part in parts[1:])])
+
+
+def _filled(text: str) -> str:
+    return textwrap.fill(text, 96, subsequent_indent="    ", break_on_hyphens=False)
 
 
 def _named(name: str, x: Values) -> str:

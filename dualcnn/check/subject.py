@@ -32,8 +32,8 @@ def whole(shape: tuple[int, ...], seed: int) -> Values:
 class Case:
     """Inputs and options to try a layer on, from a number or two to all at once.
 
-    `inputs` are in the order of the layer's. In a `tie` several answers are right. An `extra` asks
-    for more than everybody writes: an error there is no mistake.
+    `inputs` are in the order of the layer's. In a `tie` several answers are right. `extra` names
+    what a case asks for beyond what everybody writes: an error there is no mistake.
     """
 
     about: str
@@ -41,7 +41,7 @@ class Case:
     options: Mapping[str, Any] = field(default_factory=dict)
     gy: Values | None = None
     tie: bool = False
-    extra: bool = False
+    extra: str = ""
 
     @property
     def numbers(self) -> int:
@@ -56,6 +56,7 @@ class Mistake:
     `told` completes "Your gradient of w is …"; `cause` says how that comes about and what to do.
     `wrong(right, *inputs, **options)` makes the wrong result out of the right one; for a gradient
     gy comes first among the inputs. A `remark` differs from the library and is right all the same.
+    A `plain` one, zero or doubled, is so easily met by chance that it has to explain every case.
     """
 
     output: str
@@ -64,6 +65,7 @@ class Mistake:
     cause: str
     wrong: Callable[..., Values]
     remark: bool = False
+    plain: bool = False
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,10 @@ class Subject:
     """A layer that can be checked.
 
     `op(*inputs, **options)` is the right one, and returns `(y, vjp, …)`. `gradients` names those
-    inputs that have one. `optional` inputs may be missing from a layer, and are None then.
+    inputs that have one. `optional` inputs may be missing from a layer, and are None then. `also`
+    are other names of inputs and options. An option that a case leaves out has its default or,
+    with `same`, the value of another. A `rare` option is tried only if a layer names it. Of the
+    `kinds` of extra cases one is enough. The backward of a `loss` may do without gy.
     """
 
     name: str
@@ -82,11 +87,26 @@ class Subject:
     cases: Sequence[Case]
     mistakes: Sequence[Mistake]
     optional: tuple[str, ...] = ()
+    also: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    same: Mapping[str, str] = field(default_factory=dict)
+    rare: tuple[str, ...] = ()
+    kinds: tuple[str, ...] = ()
+    loss: bool = False
 
     @property
     def outputs(self) -> tuple[str, ...]:
         """`y` and the gradients: `("y", "gx", "gw", "gb")`."""
         return ("y", *(f"g{name}" for name in self.gradients))
+
+    def chosen(self, case: Case) -> dict[str, Any]:
+        """All options with their values."""
+        options = {**self.options, **case.options}
+        left_out = {k: v for k, v in self.same.items() if k not in case.options}
+        return {**options, **{option: options[other] for option, other in left_out.items()}}
+
+    def asked(self, case: Case) -> set[str]:
+        """The options that a layer must have for the case."""
+        return {k for k, v in case.options.items() if v != self.options[k]}
 
     def right(self, output: str) -> Right:
         """The right way to that output."""

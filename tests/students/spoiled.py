@@ -30,6 +30,10 @@ def relu_backward(gy: Any, x: Any) -> Any:
     return gy * (x > 0)
 
 
+def sigmoid(x: Any) -> Any:
+    return 1 / (1 + np.exp(-x))
+
+
 LAYERS = {
     "conv2d": (convolution.forward, convolution.backward),
     "max_pool2d": (pooling.max_forward, pooling.max_backward),
@@ -42,9 +46,6 @@ LAYERS = {
         lambda x, negative_slope=0.01: np.where(x > 0, x, negative_slope * x),
         lambda gy, x, negative_slope=0.01: np.where(x > 0, gy, negative_slope * gy),
     ),
-    "sigmoid": (
-        lambda x: 1 / (1 + np.exp(-x)),
-        lambda gy, x: gy * np.exp(-x) / (1 + np.exp(-x)) ** 2,
-    ),
+    "sigmoid": (sigmoid, lambda gy, x: gy * sigmoid(x) * (1 - sigmoid(x))),
     "tanh": (np.tanh, lambda gy, x: gy / np.cosh(x) ** 2),
 }

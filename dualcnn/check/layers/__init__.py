@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from ..subject import Subject
 from .activation import LEAKY_RELU, RELU, SIGMOID, TANH
+from .avg_pooling import AVG_POOL2D
 from .convolution import CONV2D
 from .linear import LINEAR
 from .loss import CROSS_ENTROPY
+from .max_pooling import MAX_POOL2D
 from .normalization import BATCH_NORM
-from .pooling import AVG_POOL2D, MAX_POOL2D
 
 __all__ = ["SUBJECTS"]
 

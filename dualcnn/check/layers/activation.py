@@ -9,6 +9,7 @@ import numpy as np
 from ... import ops
 from ..subject import Case, Mistake, Right, Subject, Values, whole
 from .common import of_gradients, of_y
+from .windows import skipped_gradients, skipped_y
 
 __all__ = ["LEAKY_RELU", "RELU", "SIGMOID", "TANH"]
 
@@ -16,11 +17,20 @@ CASES = (
     Case("a positive number", (np.array([2.0]),), gy=np.array([3.0])),
     Case("a negative number", (np.array([-2.0]),), gy=np.array([3.0])),
     Case("a gradient below 0", (np.array([2.0, -1.0]),), gy=np.array([-3.0, -4.0])),
+    Case("fractions", (np.array([2.5, -1.25]),), gy=np.array([1.75, 2.25])),
     Case("two samples", (whole((2, 3), 1),)),
     Case("feature maps", (whole((2, 2, 3, 3), 2) / 4,)),
 )
+LARGE = Case("large numbers", (np.array([1000.0, -1000.0]),), gy=np.array([2.0, 3.0]))
 AT_ZERO = Case("zero", (np.array([0.0, 1.0]),), gy=np.array([2.0, 3.0]), tie=True)
 
+EXCHANGED = Mistake(
+    "gx",
+    "gy and x exchanged",
+    "ours with gy and x exchanged",
+    "gy, the gradient that comes in, is the first argument: backward(gy, x).",
+    lambda right, gy, x, **o: right(x, gy, **o),
+)
 MASK = "The mask is 1 where x was positive and 0 elsewhere: gx = gy * (x > 0)."
 
 RELU = Subject(
@@ -107,6 +117,9 @@ RELU = Subject(
         ),
         *of_y(),
         *of_gradients(("gx",), but=("ones for gy", "gy clipped")),
+        *skipped_y(images=False),
+        *skipped_gradients(("gx",), images=False),
+        EXCHANGED,
     ),
 )
 
@@ -120,10 +133,11 @@ LEAKY_RELU = Subject(
     inputs=("x",),
     gradients=("x",),
     options={"negative_slope": 0.01},
+    also={"negative_slope": ("alpha", "slope")},
     op=ops.leaky_relu,
     cases=(
         *CASES,
-        Case("slope 0.2", (whole((2, 2), 3),), {"negative_slope": 0.2}, extra=True),
+        Case("slope 0.2", (whole((2, 2), 3),), {"negative_slope": 0.2}, extra="slope 0.2"),
     ),
     mistakes=(
         Mistake(
@@ -170,6 +184,7 @@ LEAKY_RELU = Subject(
         ),
         *of_y(),
         *of_gradients(("gx",)),
+        EXCHANGED,
     ),
 )
 
@@ -184,7 +199,7 @@ SIGMOID = Subject(
     gradients=("x",),
     options={},
     op=ops.sigmoid,
-    cases=CASES,
+    cases=(*CASES, LARGE),
     mistakes=(
         Mistake(
             "y",
@@ -201,6 +216,27 @@ SIGMOID = Subject(
             lambda right, x: np.tanh(x),
         ),
         Mistake(
+            "y",
+            "overflow",
+            "ours, until exp overflows",
+            "exp(x) / (1 + exp(x)) is inf / inf above 709: 1 / (1 + np.exp(-x)).",
+            lambda right, x: np.exp(x) / (1 + np.exp(x)),
+        ),
+        Mistake(
+            "gx",
+            "overflow",
+            "ours, until exp overflows",
+            "exp(-x) / (1 + exp(-x)) ** 2 is inf / inf below -709: gx = gy * y * (1 - y).",
+            lambda right, gy, x: gy * np.exp(-x) / (1 + np.exp(-x)) ** 2,
+        ),
+        Mistake(
+            "gx",
+            "sign of the second factor",
+            "gy * y * (1 + y)",
+            "The derivative is y * (1 - y).",
+            lambda right, gy, x: gy * _logistic(x) * (1 + _logistic(x)),
+        ),
+        Mistake(
             "gx",
             "sigmoid of the output",
             "gy * s * (1 - s) with s the sigmoid of y",
@@ -211,7 +247,8 @@ SIGMOID = Subject(
             "gx",
             "x for y",
             "gy * x * (1 - x)",
-            "The formula y * (1 - y) is in terms of the output y.",
+            "The formula y * (1 - y) is in terms of the output; what comes in is x, so first "
+            "y = sigmoid(x).",
             lambda right, gy, x: gy * x * (1 - x),
         ),
         Mistake(
@@ -223,6 +260,7 @@ SIGMOID = Subject(
         ),
         *of_y(),
         *of_gradients(("gx",)),
+        EXCHANGED,
     ),
 )
 
@@ -232,7 +270,7 @@ TANH = Subject(
     gradients=("x",),
     options={},
     op=ops.tanh,
-    cases=CASES,
+    cases=(*CASES, LARGE),
     mistakes=(
         Mistake(
             "y",
@@ -240,6 +278,13 @@ TANH = Subject(
             "the sigmoid",
             "(exp(x) - exp(-x)) / (exp(x) + exp(-x)).",
             lambda right, x: _logistic(x),
+        ),
+        Mistake(
+            "y",
+            "overflow",
+            "ours, until exp overflows",
+            "(exp(x) - exp(-x)) / (exp(x) + exp(-x)) is inf / inf beyond 709: np.tanh(x).",
+            lambda right, x: (np.exp(x) - np.exp(-x)) / (np.exp(x) + np.exp(-x)),
         ),
         Mistake(
             "gx",
@@ -252,10 +297,12 @@ TANH = Subject(
             "gx",
             "x for y",
             "gy * (1 - x ** 2)",
-            "The formula 1 - y ** 2 is in terms of the output y.",
+            "The formula 1 - y ** 2 is in terms of the output; what comes in is x, so first "
+            "y = tanh(x).",
             lambda right, gy, x: gy * (1 - x**2),
         ),
         *of_y(),
         *of_gradients(("gx",)),
+        EXCHANGED,
     ),
 )

@@ -11,6 +11,14 @@ from ..subject import Mistake
 __all__ = ["of_gradients", "of_parameters", "of_y"]
 
 
+FRACTIONS = (
+    "fractions lost",
+    "ours without what comes after the point",
+    "An array of ints, np.zeros(shape, int) or np.full(shape, 0), cuts off what is put into it: "
+    "let it be of floats.",
+)
+
+
 def of_y() -> Iterable[Mistake]:
     """Of the forward."""
     yield Mistake(
@@ -19,6 +27,7 @@ def of_y() -> Iterable[Mistake]:
         "zero everywhere",
         "The array was made with np.zeros and never filled, or another one was filled.",
         lambda right, *x, **o: np.zeros_like(right(*x, **o)),
+        plain=True,
     )
     yield Mistake(
         "y",
@@ -26,7 +35,9 @@ def of_y() -> Iterable[Mistake]:
         "ours with the other sign",
         "Look for a stray minus.",
         lambda right, *x, **o: -right(*x, **o),
+        plain=True,
     )
+    yield Mistake("y", *FRACTIONS, lambda right, *x, **o: np.trunc(right(*x, **o)))
 
 
 def of_gradients(outputs: Iterable[str], but: Sequence[str] = ()) -> Iterable[Mistake]:
@@ -42,6 +53,7 @@ def _of_gradient(output: str) -> Iterable[Mistake]:
         "The array was made with np.zeros and never filled, or another one was filled (a "
         "padded copy, say) and this one returned.",
         lambda right, gy, *x, **o: np.zeros_like(right(gy, *x, **o)),
+        plain=True,
     )
     yield Mistake(
         output,
@@ -49,6 +61,7 @@ def _of_gradient(output: str) -> Iterable[Mistake]:
         "ours with the other sign",
         "The gradient points to where the loss grows; it is the optimizer that subtracts it.",
         lambda right, gy, *x, **o: -right(gy, *x, **o),
+        plain=True,
     )
     yield Mistake(
         output,
@@ -78,6 +91,7 @@ def _of_gradient(output: str) -> Iterable[Mistake]:
         "twice ours",
         "It is added twice, or the 2 of a squared loss is in here as well.",
         lambda right, gy, *x, **o: right(gy, *x, **o) * 2,
+        plain=True,
     )
     yield Mistake(
         output,
@@ -85,7 +99,9 @@ def _of_gradient(output: str) -> Iterable[Mistake]:
         "half of ours",
         "A factor of 1/2 is in here too often.",
         lambda right, gy, *x, **o: right(gy, *x, **o) / 2,
+        plain=True,
     )
+    yield Mistake(output, *FRACTIONS, lambda right, *x, **o: np.trunc(right(*x, **o)))
 
 
 def of_parameters(outputs: Iterable[str]) -> Iterable[Mistake]:

@@ -7,19 +7,25 @@ from typing import Any
 import numpy as np
 
 from ... import ops
-from ..subject import Case, Mistake, Subject, Values, whole
+from ..subject import Case, Mistake, Right, Subject, Values, whole
 from .common import of_gradients, of_parameters, of_y
-from .convolution_gradients import GRADIENTS, pair
+from .convolution_gradients import GRADIENTS
+from .windows import not_times_stride, pair, skipped_gradients, skipped_y
 
 __all__ = ["CONV2D"]
 
 
 def _case(
-    about: str, x: tuple[int, ...], w: tuple[int, ...], extra: bool = False, **options: Any
+    about: str,
+    x: tuple[int, ...],
+    w: tuple[int, ...],
+    extra: bool = False,
+    over: int = 1,
+    gy: Values | None = None,
+    **options: Any,
 ) -> Case:
-    return Case(
-        about, (whole(x, 1), whole(w, 2), np.abs(whole(w[:1], 3)) + 1), options, extra=extra
-    )
+    inputs = (whole(x, 1) / over, whole(w, 2) / over, (np.abs(whole(w[:1], 3)) + 1) / over)
+    return Case(about, inputs, options, gy=gy, extra=about if extra else "")
 
 
 CASES = (
@@ -27,6 +33,8 @@ CASES = (
     _case("two images", (2, 1, 2, 2), (1, 1, 2, 2)),
     _case("two output channels", (1, 1, 2, 2), (2, 1, 2, 2)),
     _case("a kernel of one pixel", (1, 2, 1, 1), (2, 2, 1, 1)),
+    _case("two output channels, four pixels", (1, 1, 2, 2), (2, 1, 1, 1)),
+    _case("fractions", (1, 1, 2, 2), (1, 1, 2, 2), over=4, gy=np.full((1, 1, 1, 1), 1.75)),
     _case("padding", (1, 1, 2, 2), (1, 1, 2, 2), padding=1),
     _case("four windows that overlap", (1, 1, 3, 3), (1, 1, 2, 2)),
     _case("two input channels", (1, 2, 2, 2), (1, 2, 2, 2)),
@@ -35,7 +43,7 @@ CASES = (
     _case("a row and a column left over", (1, 1, 4, 4), (1, 1, 3, 3), stride=2),
     _case("windows that overlap, stride 2", (1, 1, 5, 5), (1, 1, 3, 3), stride=2),
     _case("two channels in, two out", (2, 2, 3, 3), (2, 2, 2, 2)),
-    _case("all at once", (2, 3, 6, 6), (4, 3, 3, 3), stride=2, padding=1),
+    _case("all at once", (2, 3, 6, 6), (4, 3, 3, 3), over=4, stride=2, padding=1),
     _case("a wide image", (1, 1, 2, 3), (1, 1, 2, 2), extra=True),
     _case("a tall kernel", (1, 1, 3, 3), (1, 1, 3, 2), extra=True),
     _case("stride (2, 1)", (1, 1, 4, 4), (1, 1, 2, 2), extra=True, stride=(2, 1)),
@@ -69,6 +77,11 @@ def _padded(x: Values, padding: Any) -> Values:
 def _sides(padding: Any, before: int, after: int) -> tuple[int, ...]:
     top, left = pair(padding)
     return (before * top, before * left, after * top, after * left)
+
+
+def _not_transposed(right: Right, *inputs: Any, **options: Any) -> Values:
+    y = right(*inputs, **options)
+    return np.moveaxis(y, 1, 3).reshape(y.shape)
 
 
 BOTH_SIDES = "Padding goes on both sides: np.pad(x, ((0, 0), (0, 0), (p, p), (p, p)))."
@@ -147,6 +160,14 @@ FORWARD = (
     ),
     Mistake(
         "y",
+        "reshaped without transpose",
+        "ours with the channels mixed up: (N, OH, OW, O) reshaped to (N, O, OH, OW)",
+        "Columns times w.T have a row a pixel and a column a channel: "
+        ".reshape(N, OH, OW, O).transpose(0, 3, 1, 2). A reshape alone doesn't move the channels.",
+        _not_transposed,
+    ),
+    Mistake(
+        "y",
         "stride ignored",
         "ours with stride 1",
         "Window (i, j) starts at x[i * stride, j * stride].",
@@ -219,6 +240,11 @@ CONV2D = Subject(
         *of_y(),
         *of_gradients(("gx", "gw", "gb")),
         *of_parameters(("gw", "gb")),
+        *not_times_stride(ops.conv2d, ("gx", "gw")),
+        *skipped_y(),
+        *skipped_gradients(("gx", "gw", "gb")),
     ),
     optional=("b",),
+    also={"b": ("bias",), "stride": ("strides", "s"), "padding": ("pad", "p")},
+    rare=("dilation", "groups"),
 )

@@ -7,13 +7,9 @@ from typing import Any
 import numpy as np
 
 from ..subject import Mistake, Right, Values
+from .windows import masked, overwritten, pair
 
-__all__ = ["GRADIENTS", "pair"]
-
-
-def pair(value: Any) -> tuple[int, int]:
-    """A number or a pair as (height, width)."""
-    return value if isinstance(value, tuple) else (value, value)
+__all__ = ["GRADIENTS"]
 
 
 def _padded_gradient(
@@ -49,31 +45,22 @@ def _empty_where_padded(right: Right, gy: Values, x: Values, w: Values, b: Any, 
     return gx * 0 if any(pair(o.get("padding", 0))) else gx
 
 
-def _overwritten(right: Right, gy: Values, x: Values, w: Values, b: Any, **o: Any) -> Values:
-    """Windows written one over the other, where they should be added."""
-    if o.get("groups", 1) != 1 or o.get("dilation", 1) != 1:
-        return right(gy, x, w, b, **o)
-    (down, across), (top, left) = pair(o.get("stride", 1)), pair(o.get("padding", 0))
-    rows, columns = w.shape[2:]
-    padded = np.zeros_like(np.pad(x, ((0, 0), (0, 0), (top, top), (left, left))))
-    for i in range(gy.shape[2]):
-        for j in range(gy.shape[3]):
-            window = np.tensordot(gy[:, :, i, j], w, axes=1)
-            row, column = i * down, j * across
-            padded[:, :, row : row + rows, column : column + columns] = window
-    return padded[:, :, top : top + x.shape[2], left : left + x.shape[3]]
-
-
-def _last_output(right: Right, gy: Values, x: Values, w: Values, b: Any, **o: Any) -> Values:
-    only = np.zeros_like(gy)
-    only[:, -1] = gy[:, -1]
-    return right(only, x, w, b, **o)
+def _last_output(right: Right, gy: Values, *rest: Any, **o: Any) -> Values:
+    return right(masked(gy, slice(None), -1), *rest, **o)
 
 
 def _last_pixel(right: Right, gy: Values, *rest: Any, **o: Any) -> Values:
-    only = np.zeros_like(gy)
-    only[:, :, -1, -1] = gy[:, :, -1, -1]
-    return right(only, *rest, **o)
+    return right(masked(gy, slice(None), slice(None), -1, -1), *rest, **o)
+
+
+def _kernel(x: Values, w: Values, b: Any, **options: Any) -> tuple[int, ...]:
+    return tuple(w.shape[2:])
+
+
+def _rows_reshaped(right: Right, gy: Values, *rest: Any, **o: Any) -> Values:
+    """Gy read as (N, OH, OW, O) although it lies as (N, O, OH, OW)."""
+    n, channels, height, width = gy.shape
+    return right(np.moveaxis(gy.reshape(n, height, width, channels), 3, 1), *rest, **o)
 
 
 def _two_sums(right: Right, gy: Values, x: Values, w: Values, b: Any, **o: Any) -> Values:
@@ -137,7 +124,14 @@ GRADIENTS = (
         "windows overwritten",
         "ours with windows written one over the other",
         "Where windows overlap, a pixel takes part in several outputs: add with +=.",
-        _overwritten,
+        overwritten(_kernel),
+    ),
+    Mistake(
+        "gx",
+        "windows overwritten, by kernel offset",
+        "ours with one number of the kernel's window written over the other",
+        "col2im adds: x[..., i : i + s * OH : s, j : j + s * OW : s] += cols[:, :, i, j].",
+        overwritten(_kernel, by_offset=True),
     ),
     Mistake(
         "gx",
@@ -225,5 +219,16 @@ GRADIENTS = (
         "that of the last pixel alone",
         "In the loop over the output pixels, = writes over what += would add to.",
         _last_pixel,
+    ),
+    *(
+        Mistake(
+            output,
+            "gy reshaped without transpose",
+            "ours with the channels of gy mixed up",
+            "gy is (N, O, OH, OW). For rows of O numbers, gy.transpose(0, 2, 3, 1).reshape(-1, O): "
+            "a reshape alone doesn't move the channels.",
+            _rows_reshaped,
+        )
+        for output in ("gx", "gw", "gb")
     ),
 )

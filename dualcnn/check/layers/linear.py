@@ -7,12 +7,16 @@ import numpy as np
 from ... import ops
 from ..subject import Case, Mistake, Subject, Values, whole
 from .common import of_gradients, of_parameters, of_y
+from .windows import skipped_gradients, skipped_y
 
 __all__ = ["LINEAR"]
 
 
-def _case(about: str, x: tuple[int, ...], w: tuple[int, ...]) -> Case:
-    return Case(about, (whole(x, 1), whole(w, 2), np.abs(whole(w[:1], 3)) + 1))
+def _case(
+    about: str, x: tuple[int, ...], w: tuple[int, ...], over: int = 1, gy: Values | None = None
+) -> Case:
+    inputs = (whole(x, 1) / over, whole(w, 2) / over, (np.abs(whole(w[:1], 3)) + 1) / over)
+    return Case(about, inputs, gy=gy)
 
 
 def _transposed(w: Values) -> Values:
@@ -34,7 +38,8 @@ LINEAR = Subject(
         _case("two samples", (2, 2), (1, 2)),
         _case("as many outputs as inputs", (1, 2), (2, 2)),
         _case("more outputs than inputs", (2, 2), (3, 2)),
-        _case("all at once", (3, 4), (5, 4)),
+        _case("fractions", (1, 2), (1, 2), over=4, gy=np.array([[1.75]])),
+        _case("all at once", (3, 4), (5, 4), over=4),
     ),
     mistakes=(
         Mistake(
@@ -110,6 +115,13 @@ LINEAR = Subject(
         ),
         Mistake(
             "gb",
+            "summed over the outputs",
+            "gy summed over the outputs, a number a sample",
+            "gb has a number an output: sum over the batch, gy.sum(axis=0), not axis=1.",
+            lambda right, gy, x, w, b: gy.sum(axis=1),
+        ),
+        Mistake(
+            "gb",
             "kept the axis",
             "ours of shape (1, outputs)",
             "gb has the shape of b, (outputs,): gy.sum(axis=0) without keepdims.",
@@ -132,6 +144,9 @@ LINEAR = Subject(
         *of_y(),
         *of_gradients(("gx", "gw", "gb")),
         *of_parameters(("gw", "gb")),
+        *skipped_y(images=False),
+        *skipped_gradients(("gx", "gw", "gb"), images=False),
     ),
     optional=("b",),
+    also={"b": ("bias",)},
 )

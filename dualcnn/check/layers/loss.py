@@ -47,6 +47,17 @@ def _not_stable_gradient(right: Any, gy: Any, x: Values, target: Values) -> Valu
     return gy * (exp / exp.sum(axis=1, keepdims=True) - _one_hot(x, target)) / len(x)
 
 
+def _columns(right: Any, gy: Any, x: Values, target: Values) -> Values:
+    """1 taken from whole columns: `p[:, target]` is every row at every label."""
+    p = _softmax(x)
+    p[:, target] -= 1
+    return gy * p / len(x)
+
+
+def _never_zero(right: Any, x: Values, target: Values) -> Values:
+    return np.asarray(-np.log(_picked(_softmax(x), target) + 1e-7).mean())
+
+
 LARGEST = "Subtract the largest logit of each row first: exp(x - x.max(axis=1, keepdims=True))."
 
 CROSS_ENTROPY = Subject(
@@ -55,6 +66,7 @@ CROSS_ENTROPY = Subject(
     gradients=("x",),
     options={},
     op=ops.cross_entropy,
+    loss=True,
     cases=(
         _case("one sample, two classes", [[1, 2]], [0]),
         _case("two samples", [[1, 2], [3, 1]], [0, 0]),
@@ -116,6 +128,15 @@ CROSS_ENTROPY = Subject(
             "Take the natural logarithm: np.log, not np.log10.",
             lambda right, x, target: right(x, target) / np.log(10),
         ),
+        Mistake(
+            "y",
+            "1e-7 added to the probability",
+            "that of the probabilities plus 1e-7",
+            "That is near enough, but it never exceeds 16: log softmax, x - max - log(sum(exp(x - "
+            "max))), needs no such help.",
+            _never_zero,
+            remark=True,
+        ),
         Mistake("y", "overflow", "ours, until exp overflows", LARGEST, _not_stable),
         Mistake(
             "y",
@@ -139,6 +160,13 @@ CROSS_ENTROPY = Subject(
             "the probabilities, divided by N",
             "Subtract 1 at the right class: gx = (softmax(x) - one_hot(target)) / N.",
             lambda right, gy, x, target: gy * _softmax(x) / len(x),
+        ),
+        Mistake(
+            "gx",
+            "1 subtracted from whole columns",
+            "ours with 1 subtracted in every row, not at the row's own class alone",
+            "p[:, target] is every row. One place a row: p[np.arange(N), target] -= 1.",
+            _columns,
         ),
         Mistake(
             "gx",
@@ -169,9 +197,19 @@ CROSS_ENTROPY = Subject(
             "Softmax runs over the classes: axis=1.",
             lambda right, gy, x, target: gy * (_softmax(x, axis=0) - _one_hot(x, target)) / len(x),
         ),
+        Mistake(
+            "gx",
+            "ones for gy",
+            "ours as if gy were 1",
+            "That is right where nothing follows the loss. Multiply by gy, and something may.",
+            lambda right, gy, x, target: right(np.ones_like(gy), x, target),
+            remark=True,
+        ),
         Mistake("gx", "overflow", "ours, until exp overflows", LARGEST, _not_stable_gradient),
         *of_y(),
-        *of_gradients(("gx",), but=("mean over the batch", "gy clipped")),
+        *of_gradients(
+            ("gx",), but=("mean over the batch", "ones for gy", "gy clipped", "fractions lost")
+        ),
         Mistake(
             "gx",
             "divided by the batch twice",

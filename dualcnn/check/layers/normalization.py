@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 
 from ... import ops
-from ..subject import Case, Mistake, Subject, Values, whole
+from ..subject import Case, Mistake, Right, Subject, Values, whole
 from .common import of_gradients, of_y
 
 __all__ = ["BATCH_NORM"]
@@ -17,10 +18,19 @@ def _op(x: Values, weight: Values, bias: Values, *, eps: float = 1e-5) -> Any:
     return ops.batch_norm(x, weight, bias, None, None, training=True, eps=eps)
 
 
-def _case(about: str, x: tuple[int, ...], scale: float = 1.0, **options: Any) -> Case:
+TABLE, IMAGES = "(N, C) input", "(N, C, H, W) input"
+
+
+def _case(
+    about: str,
+    x: tuple[int, ...],
+    scale: float = 1.0,
+    gy: Values | None = None,
+    **options: Any,
+) -> Case:
     channels = x[1:2]
     inputs = (whole(x, 1) * scale, whole(channels, 2) + 1.5, whole(channels, 3))
-    return Case(about, inputs, options, extra=True)
+    return Case(about, inputs, options, gy=gy, extra=TABLE if len(x) == 2 else IMAGES)
 
 
 def _axes(x: Values) -> tuple[int, ...]:
@@ -31,22 +41,34 @@ def _wide(c: Values, x: Values) -> Values:
     return c.reshape(-1, *(1,) * (x.ndim - 2))
 
 
-def _normal(
-    x: Values,
-    eps: float,
-    axes: tuple[int, ...] | None = None,
-    ddof: int = 0,
-    outside: bool = False,
-) -> Values:
-    """The input less its mean, divided by its deviation, one way or another."""
+def _normal(x: Values, eps: float, axes: tuple[int, ...] | None = None) -> Values:
+    """The input less its mean, divided by its deviation."""
     over = _axes(x) if axes is None else axes
     mean = x.mean(axis=over, keepdims=True)
-    var = x.var(axis=over, keepdims=True, ddof=ddof)
-    return (x - mean) / (np.sqrt(var) + eps if outside else np.sqrt(var + eps))
+    return (x - mean) / np.sqrt(x.var(axis=over, keepdims=True) + eps)
 
 
-def _y(x: Values, w: Values, b: Values, eps: float, **how: Any) -> Values:
-    return _normal(x, eps, **how) * _wide(w, x) + _wide(b, x)
+def _y(x: Values, w: Values, b: Values, eps: float, axes: tuple[int, ...] | None = None) -> Values:
+    return _normal(x, eps, axes) * _wide(w, x) + _wide(b, x)
+
+
+# Each by way of the right one, so that two at once are recognised.
+
+
+def _unbiased(right: Right, x: Values, w: Values, b: Values, **options: Any) -> Values:
+    """With x and 1 / weight enlarged, eps alone is smaller than it was."""
+    count = x.size // x.shape[1]
+    factor = math.sqrt(count / (count - 1))
+    return right(x * factor, w / factor, b, **options)
+
+
+def _outside(right: Right, x: Values, w: Values, b: Values, eps: float = 1e-5) -> Values:
+    var = x.var(axis=_axes(x))
+    return right(x, w * np.sqrt(var + eps) / (np.sqrt(var) + eps), b, eps=eps)
+
+
+def _no_root(right: Right, x: Values, w: Values, b: Values, eps: float = 1e-5) -> Values:
+    return right(x, w / np.sqrt(x.var(axis=_axes(x)) + eps), b, eps=eps)
 
 
 def _parts(gy: Values, x: Values, w: Values, eps: float) -> tuple[Values, Values, Values]:
@@ -73,6 +95,13 @@ def _no_var(right: Any, gy: Values, x: Values, w: Values, b: Values, eps: float 
     return direct - mean
 
 
+def _added_var(
+    right: Any, gy: Values, x: Values, w: Values, b: Values, eps: float = 1e-5
+) -> Values:
+    direct, mean, variance = _parts(gy, x, w, eps)
+    return direct - mean + variance
+
+
 def _sums_by_batch(
     right: Any, gy: Values, x: Values, w: Values, b: Values, eps: float = 1e-5
 ) -> Values:
@@ -81,20 +110,25 @@ def _sums_by_batch(
     return direct - (mean + variance) * pixels
 
 
-PLAIN = "y = weight * (x - mean) / sqrt(var + eps) + bias"
+PLAIN = "y = weight * (x - mean) / sqrt(var + eps) + bias."
 
 BATCH_NORM = Subject(
     name="batch_norm",
     inputs=("x", "weight", "bias"),
     gradients=("x", "weight", "bias"),
     options={"eps": 1e-5},
+    also={"weight": ("gamma",), "bias": ("beta",), "eps": ("epsilon",)},
     op=_op,
+    kinds=(TABLE, IMAGES),
     cases=(
         _case("two samples", (2, 1), eps=0.5),
+        _case("fractions", (3, 1), gy=np.array([[1.75], [0.5], [-3.5]])),
         _case("three samples of two features", (3, 2)),
         _case("four samples, eps large", (4, 2), eps=10.0),
-        _case("small numbers", (4, 2), scale=1e-3),
+        _case("small numbers", (4, 2), scale=1e-3, eps=2e-5),
         _case("feature maps", (2, 1, 1, 2)),
+        _case("feature maps, eps 2", (2, 1, 1, 2), eps=2.0),
+        _case("small numbers in feature maps", (2, 1, 1, 2), scale=1e-3, eps=2e-5),
         _case("feature maps of two channels", (2, 2, 2, 2)),
         _case("feature maps, eps large", (2, 3, 2, 3), eps=10.0),
     ),
@@ -104,31 +138,35 @@ BATCH_NORM = Subject(
             "unbiased variance",
             "ours with the variance divided by n - 1",
             "Normalising divides by n (np.var's default); n - 1 is for the running variance.",
-            lambda right, x, w, b, eps=1e-5: _y(x, w, b, eps, ddof=1),
+            _unbiased,
         ),
         Mistake(
             "y",
             "eps outside the root",
             "ours with eps added to the deviation",
             "eps goes under the root: " + PLAIN,
-            lambda right, x, w, b, eps=1e-5: _y(x, w, b, eps, outside=True),
+            _outside,
         ),
         Mistake(
             "y",
             "eps missing",
-            "ours without eps",
-            PLAIN + ": without eps a channel that is constant divides by 0.",
-            lambda right, x, w, b, eps=1e-5: _y(x, w, b, 0.0),
+            "ours without eps, or with one of its own",
+            "Use the eps that comes in, or a channel that is constant divides by 0: " + PLAIN,
+            lambda right, x, w, b, **o: right(x, w, b, eps=0.0),
+        ),
+        Mistake(
+            "y",
+            "eps ignored",
+            "ours with 1e-5 for eps",
+            "The eps that was given isn't used: " + PLAIN,
+            lambda right, x, w, b, **o: right(x, w, b, eps=1e-5),
         ),
         Mistake(
             "y",
             "variance without root",
             "ours divided by the variance, not by its root",
             PLAIN,
-            lambda right, x, w, b, eps=1e-5: (
-                _normal(x, eps) / np.sqrt(x.var(axis=_axes(x), keepdims=True) + eps) * _wide(w, x)
-                + _wide(b, x)
-            ),
+            _no_root,
         ),
         Mistake(
             "y",
@@ -194,6 +232,13 @@ BATCH_NORM = Subject(
             "ours without the part that flows through the variance",
             "Subtract xhat * mean(gy * xhat) over the channel as well.",
             _no_var,
+        ),
+        Mistake(
+            "gx",
+            "sign of the variance's part",
+            "ours with the part that flows through the variance added, not subtracted",
+            "Subtract xhat * mean(gy * xhat): d(var + eps) ** -0.5 brings a -0.5 with it.",
+            _added_var,
         ),
         Mistake(
             "gx",
