@@ -54,9 +54,7 @@ def test_columns_are_bounded_on_a_gpu_too(monkeypatch):
 def test_the_input_gradient_of_the_first_layer_is_never_computed(monkeypatch):
     calls = []
     original = im2col.input_gradient
-    monkeypatch.setattr(
-        im2col, "input_gradient", lambda *args: calls.append(1) or original(*args)
-    )
+    monkeypatch.setattr(im2col, "input_gradient", lambda *args: calls.append(1) or original(*args))
     rng = np.random.default_rng(0)
     images = Tensor(rng.standard_normal((2, 3, 8, 8)))
     first = Tensor(rng.standard_normal((4, 3, 3, 3)), requires_grad=True)
