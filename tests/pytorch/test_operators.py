@@ -47,7 +47,7 @@ def test_samples(name: str, record: Callable[..., None]) -> None:
             counts["refused" if outside else "passed"] += 1
             counts["gradcheck"] += differentiated
         counts["samples"] += 1
-    record(TABLE, operator=name, **counts)
+    record(TABLE, operator=f"`{name}`", **counts)
     assert counts["samples"] > 0, "PyTorch has no sample of it for real numbers"
     assert not failures, f"{len(failures)} of {counts['samples']}\n\n" + "\n\n".join(failures)
 
@@ -152,7 +152,9 @@ def test_error_inputs(name: str, record: Callable[..., None]) -> None:
             failures.append(f"error input {i}: {case}\n{error}")
     if errors:
         record(
-            TABLE, operator=name, **{"error inputs": errors, "refused too": errors - len(failures)}
+            TABLE,
+            operator=f"`{name}`",
+            **{"error inputs": errors, "refused too": errors - len(failures)},
         )
     assert not failures, f"{len(failures)} of {errors}\n\n" + "\n\n".join(failures)
 
