@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import dualcnn
-from dualcnn import Tensor, check, functional
+from dualcnn import Tensor, check, functional, nn, to_numpy
 from dualcnn.backend import Backend
 
 
@@ -139,3 +139,47 @@ def test_bad_inputs_are_refused() -> None:
         check.gradcheck(functional.relu, Tensor(np.ones(2)))
     with pytest.raises(TypeError, match="expected fn to return a Tensor or several, got ndarray"):
         check.gradcheck(lambda x: x.numpy(), np.ones(2))
+
+
+class Doubled(nn.Module):
+    """y = x w.T, with a weight gradient of twice its size."""
+
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.w = nn.Parameter(np.arange(1.0, 7.0).reshape(2, 3))
+        self.factor = factor
+
+    def forward(self, x: Any) -> Any:
+        def op(x: Any, w: Any, *, needs: tuple[bool, ...] = (True, True)) -> Any:
+            return x @ w.T, lambda gy: (gy @ w, gy.T @ x * self.factor)
+
+        return dualcnn.apply(op, x, self.w)
+
+
+def test_parameters_of_a_module_are_checked() -> None:
+    x = np.linspace(0.5, 2, 12).reshape(4, 3)
+    assert check.gradcheck(Doubled(1.0), x)
+    with pytest.raises(check.GradcheckError, match=r"the parameter w differs.*by the factor 2\)"):
+        check.gradcheck(Doubled(2.0), x)
+
+
+def test_a_module_keeps_its_state_and_gradients(be: Backend) -> None:
+    net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Sigmoid(), nn.Flatten())
+    x = values(be, 3, 1, 4, 4)
+    with pytest.raises(TypeError, match=r'parameter 0.weight is .*module.to\(dtype="float64"\)'):
+        check.gradcheck(net, x)
+    net.to(dtype="float64")
+    net(x).sum().backward()
+    optimizer = dualcnn.optim.SGD(net.parameters(), lr=0.1)
+    net[0].bias.grad = None
+    state = {k: np.array(to_numpy(v)) for k, v in net.state_dict().items()}
+    grads = {k: to_numpy(p.grad).copy() for k, p in net.named_parameters() if p.grad is not None}
+    assert check.gradcheck(net, x)
+    for name, value in net.state_dict().items():
+        np.testing.assert_array_equal(to_numpy(value), state[name])
+    for name, parameter in net.named_parameters():
+        if name in grads:
+            np.testing.assert_array_equal(to_numpy(parameter.grad), grads[name])
+        else:
+            assert parameter.grad is None
+    optimizer.step()

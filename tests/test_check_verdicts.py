@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 from students import convolution, dense, pooling, stateful
-from students.spoiled import relu, relu_backward
+from students.spoiled import LAYERS, relu, relu_backward
 
 from dualcnn import check
+from dualcnn.check.layers import SUBJECTS
 
 
 def flat(report: check.Report) -> str:
@@ -293,3 +294,17 @@ def test_the_score_is_the_share_of_right_results() -> None:
     report = check.layer(relu, lambda gy, x: -relu_backward(gy, x), "relu")
     assert report.score == 0.5
     assert str(report).startswith("relu: 1 of 2 results wrong.")
+
+
+@pytest.mark.parametrize("name", ["linear", "conv2d", "batch_norm"])
+def test_gradients_in_another_order(name: str) -> None:
+    forward, backward = LAYERS[name]
+
+    def exchanged(*inputs: Any, **options: Any) -> Any:
+        gx, gw, gb = backward(*inputs, **options)
+        return gw, gx, gb
+
+    report = check.layer(forward, exchanged, name)
+    first, second, _ = (f"g{x}" for x in SUBJECTS[name].gradients)
+    told = (f"{first}: that of {second[1:]}", f"{second}: that of {first[1:]}")
+    assert report.mistakes == told, report

@@ -70,6 +70,13 @@ def test_blocks_force_one_and_nest() -> None:
     assert bits(x, w, gy) == default
 
 
+def test_an_exception_ends_a_block_too() -> None:
+    x, w, gy = arrays()
+    with pytest.raises(KeyError), dualcnn.algorithms(exact=True):
+        raise KeyError
+    assert bits(x, w, gy) == bits(x, w, gy, algorithm="winograd4")
+
+
 def test_backward_runs_by_the_algorithm_of_its_forward() -> None:
     x, w, gy = arrays()
     with dualcnn.algorithms(exact=True):

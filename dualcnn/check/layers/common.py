@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import numpy as np
 
 from ..subject import Mistake
 
-__all__ = ["of_gradients", "of_parameters", "of_y"]
+__all__ = ["of_gradients", "of_order", "of_parameters", "of_y"]
 
 
 FRACTIONS = (
@@ -121,3 +123,18 @@ def of_parameters(outputs: Iterable[str]) -> Iterable[Mistake]:
             "The other samples of the batch never come in: an index 0, or a return in the loop.",
             lambda right, gy, x, *rest, **o: right(gy[:1], x[:1], *rest, **o),
         )
+
+
+def of_order(op: Callable[..., Any], gradients: Sequence[str]) -> Iterable[Mistake]:
+    """Of gradients returned in another order: each in the place of its neighbour."""
+    order = ", ".join(f"g{name}" for name in gradients)
+    for here, there in itertools.pairwise(gradients):
+        for output, other in ((here, there), (there, here)):
+            place = gradients.index(other)
+            yield Mistake(
+                f"g{output}",
+                f"that of {other}",
+                f"the gradient of {other}",
+                f"Gradients come in the order of the inputs: return ({order}).",
+                lambda right, gy, *x, place=place, **o: np.asarray(op(*x, **o)[1](gy)[place]),
+            )

@@ -8,7 +8,7 @@ import numpy as np
 
 from ... import ops
 from ..subject import Case, Mistake, Right, Subject, Values, whole
-from .common import of_gradients, of_parameters, of_y
+from .common import of_gradients, of_order, of_parameters, of_y
 from .convolution_gradients import GRADIENTS
 from .windows import not_times_stride, pair, skipped_gradients, skipped_y
 
@@ -240,6 +240,7 @@ CONV2D = Subject(
         *of_y(),
         *of_gradients(("gx", "gw", "gb")),
         *of_parameters(("gw", "gb")),
+        *of_order(ops.conv2d, ("x", "w", "b")),
         *not_times_stride(ops.conv2d, ("gx", "gw")),
         *skipped_y(),
         *skipped_gradients(("gx", "gw", "gb")),

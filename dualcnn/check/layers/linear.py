@@ -6,7 +6,7 @@ import numpy as np
 
 from ... import ops
 from ..subject import Case, Mistake, Subject, Values, whole
-from .common import of_gradients, of_parameters, of_y
+from .common import of_gradients, of_order, of_parameters, of_y
 from .windows import skipped_gradients, skipped_y
 
 __all__ = ["LINEAR"]
@@ -15,7 +15,7 @@ __all__ = ["LINEAR"]
 def _case(
     about: str, x: tuple[int, ...], w: tuple[int, ...], over: int = 1, gy: Values | None = None
 ) -> Case:
-    inputs = (whole(x, 1) / over, whole(w, 2) / over, (np.abs(whole(w[:1], 3)) + 1) / over)
+    inputs = (whole(x, 1) / over, whole(w, 5) / over, (np.abs(whole(w[:1], 3)) + 1) / over)
     return Case(about, inputs, gy=gy)
 
 
@@ -144,6 +144,7 @@ LINEAR = Subject(
         *of_y(),
         *of_gradients(("gx", "gw", "gb")),
         *of_parameters(("gw", "gb")),
+        *of_order(ops.linear, ("x", "w", "b")),
         *skipped_y(images=False),
         *skipped_gradients(("gx", "gw", "gb"), images=False),
     ),

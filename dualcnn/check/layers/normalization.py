@@ -9,7 +9,7 @@ import numpy as np
 
 from ... import ops
 from ..subject import Case, Mistake, Right, Subject, Values, whole
-from .common import of_gradients, of_y
+from .common import of_gradients, of_order, of_y
 
 __all__ = ["BATCH_NORM"]
 
@@ -299,5 +299,6 @@ BATCH_NORM = Subject(
         *of_y(),
         *of_gradients(("gx", "gweight"), but=("ones for gy",)),
         *of_gradients(("gbias",)),
+        *of_order(_op, ("x", "weight", "bias")),
     ),
 )
