@@ -120,9 +120,10 @@ class Winograd:
             back = be.contiguous(be.xp.permute_dims(self._transformed_weights(be, w), (0, 2, 1)))
 
         def body(images: slice, sums: list[Array], accumulate: bool) -> None:
-            staged = self._staged(be, x[images, ...], window.padding, down, across, 2)
             grads = self._staged(be, gy[images, ...], bare, down, across, 0)
-            n, sums = grads.shape[0], list(sums)
+            n = grads.shape[0]
+            if needs[1]:
+                staged = self._staged(be, x[images, ...], window.padding, down, across, 2)
             shape = (n, down + 1, m, (across + 1) * m * channels)
             frame = be.workspace("frame", shape, x.dtype) if needs[0] else None
             for rows in be.parts(down, row_bytes * n):
