@@ -87,7 +87,9 @@ def small_parts(be: backend.Backend, monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(be, "parts", one_by_one)
     if isinstance(be, backend.NumpyBackend):
-        from dualcnn.backend import numpy as module
+        from dualcnn.backend import fused, numpy, workers
 
-        for name in ("BLOCK_BYTES", "INLINE_BYTES", "FUSE_ELEMENTS"):
-            monkeypatch.setattr(module, name, 1)
+        monkeypatch.setattr(numpy, "BLOCK_BYTES", 1)
+        monkeypatch.setattr(workers, "INLINE_BYTES", 1)
+        for name in ("FUSE_ELEMENTS", "PROGRAM_BYTES"):
+            monkeypatch.setattr(fused, name, 1)

@@ -18,7 +18,8 @@ from threadpoolctl import threadpool_limits
 import dualcnn
 from dualcnn import Tensor, backend, nn, ops, optim
 from dualcnn import functional as F
-from dualcnn.backend import numpy as module
+from dualcnn.backend import fused, workers
+from dualcnn.backend import numpy as numpy_backend
 
 SIZES = (1, 2, 3, 5)
 
@@ -33,16 +34,17 @@ def pool_as_it_was() -> Iterator[None]:
 @pytest.fixture
 def lowered(monkeypatch: pytest.MonkeyPatch) -> None:
     """Work of a few kilobytes is split, shared and handed over like that of many megabytes."""
-    for name, value in (
-        ("BLOCK_BYTES", 2048),
-        ("FUSE_ELEMENTS", 128),
-        ("INLINE_BYTES", 256),
-        ("SERIAL_PRODUCT", 1),
-        ("SHARED_PRODUCT", 64),
-        ("SKINNY", 4),
+    for where, name, value in (
+        (numpy_backend, "BLOCK_BYTES", 2048),
+        (fused, "FUSE_ELEMENTS", 128),
+        (fused, "PROGRAM_BYTES", 64),
+        (workers, "INLINE_BYTES", 256),
+        (numpy_backend, "SERIAL_PRODUCT", 1),
+        (numpy_backend, "SHARED_PRODUCT", 64),
+        (numpy_backend, "SKINNY", 4),
     ):
-        assert getattr(module, name) > value
-        monkeypatch.setattr(module, name, value)
+        assert getattr(where, name) > value
+        monkeypatch.setattr(where, name, value)
 
 
 def bits(results: list[Any]) -> list[bytes | None]:

@@ -6,16 +6,17 @@ import math
 import os
 import threading
 from collections.abc import Callable, Sequence
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
+from . import workers
 from .arena import Arena
 from .base import Array
+from .fused import Fused
 from .strided import StridedBackend
-from .workers import WorkerPool, pool
+from .workers import WorkerPool, even, pool, staggered
 
 __all__ = ["NumpyBackend"]
 
@@ -23,13 +24,6 @@ BLOCK_BYTES = 1 << 20
 """Scratch of one part. The columns of a convolution of 128 maps 26x26x32 took 27, 24 and 44 ms in
 parts of 0.5, 1 and 2 MiB on two cores with 1 MiB of L2 each: a smaller part is multiplied sooner
 but costs a hand-off of the interpreter lock."""
-
-FUSE_ELEMENTS = 1 << 17
-"""Elements of one part of an elementwise expression. Parts of 2**17 to 2**18 ran twice as fast on
-two threads as parts of 2**14: each ufunc call takes the interpreter lock once."""
-
-INLINE_BYTES = 1 << 20
-"""Work on fewer bytes takes under half a millisecond and runs inline: a hand-off costs 70 us."""
 
 FEWEST_PARTS = 8
 """Parts of a job that is shared at all, so that up to eight threads find work."""
@@ -56,7 +50,6 @@ class NumpyBackend(StridedBackend):
         # takes 70 ms to import.
         super().__init__(np, "numpy")
         self.pool = pool
-        self.elementwise = SimpleNamespace(**{**vars(np), "where": _where})
         self.arena = Arena()
         self._local = threading.local()
         if hasattr(os, "register_at_fork"):
@@ -84,7 +77,7 @@ class NumpyBackend(StridedBackend):
         return self.arena.empty(shape, dtype)
 
     def assign(self, out: Array, x: Any) -> Array:
-        if out.nbytes < INLINE_BYTES or self.pool.inside or not isinstance(x, np.ndarray):
+        if out.nbytes < workers.INLINE_BYTES or self.pool.inside or not isinstance(x, np.ndarray):
             np.copyto(out, x, casting="same_kind")
         else:
             self.fuse(_identity)(np.broadcast_to(x, out.shape), out=out)
@@ -113,16 +106,18 @@ class NumpyBackend(StridedBackend):
     # Parts of a batch.
 
     def parts(self, n: int, bytes_each: int) -> list[slice]:
-        return _even(n, round(n * bytes_each / BLOCK_BYTES))
+        return even(n, round(n * bytes_each / BLOCK_BYTES))
 
     def _shared_parts(self, n: int, bytes_each: int) -> list[slice]:
         """Parts for the pool: one alone for little work, else enough for every thread."""
         count = round(n * bytes_each / BLOCK_BYTES)
-        return _even(n, count if n * bytes_each < INLINE_BYTES else max(count, FEWEST_PARTS))
+        if n * bytes_each < workers.INLINE_BYTES:
+            return even(n, count)
+        return staggered(n, max(count, FEWEST_PARTS))
 
     def blocks(self, n: int, bytes_each: int, body: Callable[[slice], None]) -> None:
         parts = self._shared_parts(n, bytes_each)
-        if n * bytes_each < INLINE_BYTES:
+        if n * bytes_each < workers.INLINE_BYTES:
             for part in parts:
                 body(part)
         else:
@@ -147,7 +142,7 @@ class NumpyBackend(StridedBackend):
             for part in parts[i * len(parts) // count : (i + 1) * len(parts) // count]:
                 body(part, sums[i], part is not parts[i * len(parts) // count])
 
-        if n * bytes_each < INLINE_BYTES:
+        if n * bytes_each < workers.INLINE_BYTES:
             for i in range(count):
                 lane(i)
         else:
@@ -180,7 +175,7 @@ class NumpyBackend(StridedBackend):
             with self.pool.one_blas_thread():
                 return np.matmul(a, b, out=out)
         axis = int(out.shape[1] > out.shape[0])
-        parts = _even(out.shape[axis], max(2, min(FEWEST_PARTS, out.shape[axis] // SKINNY)))
+        parts = even(out.shape[axis], max(2, min(FEWEST_PARTS, out.shape[axis] // SKINNY)))
 
         def body(i: int) -> None:
             part = parts[i]
@@ -202,96 +197,7 @@ class NumpyBackend(StridedBackend):
         return np.einsum(subscripts, *operands, out=out)
 
     def _fuse(self, fn: Callable[..., Any]) -> Callable[..., Any]:
-        return _Fused(fn, self)
-
-
-class _Fused:
-    """An elementwise expression; large ones run part by part on the pool."""
-
-    def __init__(self, fn: Callable[..., Any], backend: NumpyBackend) -> None:
-        self.fn = fn
-        self.backend = backend
-
-    def __call__(self, *args: Any, out: Any = None) -> Any:
-        largest = max(a.nbytes for a in args if isinstance(a, np.ndarray))
-        if largest < INLINE_BYTES or self.backend.pool.inside:
-            return self._inline(args, out)
-        return self._parts(args, out)
-
-    def _inline(self, args: tuple[Any, ...], out: Any) -> Any:
-        result = self.fn(self.backend.elementwise, *args)
-        if out is None:
-            if type(result) is tuple:
-                return tuple(np.asarray(r) for r in result)
-            return result if type(result) is np.ndarray else np.asarray(result)
-        _write(out, result)
-        return out
-
-    def _parts(self, args: tuple[Any, ...], out: Any) -> Any:
-        arrays = [a for a in args if isinstance(a, np.ndarray)]
-        shape = np.broadcast_shapes(*(a.shape for a in arrays))
-        if out is None:
-            out = self._outputs(args, arrays, shape)
-        outs = out if isinstance(out, tuple) else (out,)
-        flat = _flat([*arrays, *outs])
-        if flat is not None:
-            arrays, outs = flat[: len(arrays)], tuple(flat[len(arrays) :])
-            shape = arrays[0].shape
-        elif not shape or shape[0] == 1:
-            return self._inline(args, out)
-        # An operand is split along the first axis unless it is broadcast along it.
-        split = [a.ndim == len(shape) and a.shape[0] == shape[0] for a in arrays]
-        rows = max(1, FUSE_ELEMENTS * shape[0] // math.prod(shape))
-        rows = -(-shape[0] // -(-shape[0] // rows))
-
-        def body(i: int) -> None:
-            part = slice(i * rows, (i + 1) * rows)
-            operands = iter(a[part] if s else a for a, s in zip(arrays, split, strict=True))
-            operands_ = [next(operands) if isinstance(a, np.ndarray) else a for a in args]
-            result = self.fn(self.backend.elementwise, *operands_)
-            _write(tuple(o[part] for o in outs) if len(outs) > 1 else outs[0][part], result)
-
-        self.backend.pool.run(body, -(-shape[0] // rows))
-        return out
-
-    def _outputs(self, args: tuple[Any, ...], arrays: list[Any], shape: tuple[int, ...]) -> Any:
-        """Arrays for the results, in the memory order of the first operand of their shape."""
-        empty = [a.dtype.type(1).reshape(1) if isinstance(a, np.ndarray) else a for a in args]
-        probe = self.fn(self.backend.xp, *empty)
-        full = next((a for a in arrays if a.shape == shape), None)
-
-        def make(result: Any) -> Any:
-            if full is None:
-                return self.backend.empty(shape, result.dtype)
-            return self.backend.empty_ordered(full, shape, result.dtype)
-
-        return tuple(make(r) for r in probe) if isinstance(probe, tuple) else make(probe)
-
-
-def _even(n: int, count: int) -> list[slice]:
-    """About `count` slices of one size that cover `range(n)`."""
-    size = max(1, -(-n // max(1, count)))
-    return [slice(i, min(n, i + size)) for i in range(0, n, size)]
-
-
-def _write(out: Any, result: Any) -> None:
-    if isinstance(out, tuple):
-        for target, value in zip(out, result, strict=True):
-            np.copyto(target, value, casting="same_kind")
-    else:
-        np.copyto(out, result, casting="same_kind")
-
-
-def _flat(arrays: list[Any]) -> list[Any] | None:
-    """The arrays as vectors over the same places in memory order; None if that takes a copy."""
-    first = arrays[0]
-    order = sorted(range(first.ndim), key=lambda axis: -first.strides[axis])
-    if any(a.shape != first.shape for a in arrays):
-        return None
-    flat = [a.transpose(order) for a in arrays]
-    if not all(a.flags.c_contiguous for a in flat):
-        return None
-    return [a.reshape(-1) for a in flat]
+        return Fused(fn, self)
 
 
 def _for_blas(x: Array) -> Array:
@@ -303,28 +209,6 @@ def _for_blas(x: Array) -> Array:
     ):
         return x
     return np.ascontiguousarray(x)
-
-
-def _where(condition: Array, a: Any, b: Any) -> Array:
-    """`numpy.where` without a branch an element, by integer arithmetic on the bits.
-
-    On 2**17 float32 under a random condition: 40 us against 500 where `b` is 0, else 100. Exact for
-    all values, infinities and NaN among them.
-    """
-    if not (isinstance(a, np.ndarray) and a.ndim and a.dtype.kind == "f" and a.itemsize in _BITS):
-        return np.where(condition, a, b)
-    bits = a.view(_BITS[a.itemsize])
-    if isinstance(b, float) and b == 0.0:
-        return np.multiply(bits, condition).view(a.dtype)
-    if not isinstance(b, np.ndarray) or b.dtype != a.dtype or b.shape != condition.shape:
-        return np.where(condition, a, b)
-    other = b.view(bits.dtype)
-    chosen = np.bitwise_xor(bits, other)
-    np.multiply(chosen, condition, out=chosen)
-    return np.bitwise_xor(chosen, other, out=chosen).view(a.dtype)
-
-
-_BITS: dict[int, Any] = {4: np.dtype(np.int32), 8: np.dtype(np.int64)}
 
 
 def _identity(xp: Any, x: Array) -> Array:

@@ -14,11 +14,35 @@ import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from contextvars import Context, copy_context
+from itertools import pairwise
 from queue import SimpleQueue
 
 from . import blas
 
-__all__ = ["WorkerPool", "default_size", "pool"]
+__all__ = ["INLINE_BYTES", "WorkerPool", "default_size", "even", "pool", "staggered"]
+
+INLINE_BYTES = 1 << 20
+"""Work on fewer bytes takes under half a millisecond and runs inline: a hand-off costs 70 us."""
+
+
+def even(n: int, count: int) -> list[slice]:
+    """About `count` slices of one size that cover `range(n)`."""
+    size = max(1, -(-n // max(1, count)))
+    return [slice(i, min(n, i + size)) for i in range(0, n, size)]
+
+
+def staggered(n: int, count: int) -> list[slice]:
+    """Such slices, the first of half the size.
+
+    Threads that start together on equal parts want the interpreter lock together, and stay in step.
+    With one half a part ahead, parts of a Winograd convolution took 760 us on two threads, in step
+    862 to 1000, and on one thread alone 774.
+    """
+    size = max(1, -(-n // max(1, count)))
+    if size == 1 or size >= n:
+        return even(n, count)
+    edges = [0, *range(size // 2, n, size), n]
+    return [slice(a, b) for a, b in pairwise(edges)]
 
 
 def default_size() -> int:
