@@ -19,6 +19,9 @@ __all__ = [
     "cat",
     "concat",
     "conv2d",
+    "conv2d_batch_norm",
+    "conv2d_relu",
+    "conv2d_relu_max_pool2d",
     "cross_entropy",
     "dropout",
     "flatten",
@@ -62,6 +65,21 @@ def conv2d(
         dilation=dilation,
         groups=groups,
     )
+
+
+def conv2d_relu(input: Any, weight: Any, bias: Any = None, **geometry: Any) -> Tensor:
+    """`relu(conv2d(input, weight, bias, **geometry))` in fewer passes over memory."""
+    return _tensor(ops.conv2d_relu, input, weight, bias, **geometry)
+
+
+def conv2d_relu_max_pool2d(
+    input: Any, weight: Any, bias: Any, kernel_size: Any, **geometry: Any
+) -> Tensor:
+    """`max_pool2d(relu(conv2d(input, weight, bias, **geometry)), kernel_size)` in fewer passes over
+    memory.
+    """
+    options = {"kernel_size": kernel_size, **geometry}
+    return _tensor(ops.conv2d_relu_max_pool2d, input, weight, bias, **options)
 
 
 def max_pool2d(
@@ -131,24 +149,54 @@ def batch_norm(
     training: bool = False,
     momentum: float = 0.1,
     eps: float = 1e-5,
+    *,
+    relu: bool = False,
 ) -> Tensor:
-    """Normalise each channel of `(N, C)` or `(N, C, *S)`.
+    """Normalise each channel of `(N, C)` or `(N, C, *S)`; rectified with `relu`.
 
     In training the running statistics, where given, take in the batch's in place:
     `new = (1 - momentum) * old + momentum * batch`, the variance unbiased.
     """
-    old_mean, old_var = (
-        x.data if isinstance(x, Tensor) else x for x in (running_mean, running_var)
-    )
+    old = _array(running_mean), _array(running_var)
     y, statistics = apply(
-        ops.batch_norm, input, weight, bias, old_mean, old_var, training=training, eps=eps
+        ops.batch_norm, input, weight, bias, *old, training=training, eps=eps, relu=relu
     )
-    if statistics is not None:
-        for old, batch in zip((old_mean, old_var), statistics, strict=True):
-            if old is not None:
-                of(running=old).fuse(_blend)(old, batch, 1 - momentum, momentum, out=old)
+    _take_in(old, statistics, momentum)
     result: Tensor = y
     return result
+
+
+def conv2d_batch_norm(
+    input: Any,
+    weight: Any,
+    bias: Any,
+    running_mean: Any,
+    running_var: Any,
+    norm_weight: Any = None,
+    norm_bias: Any = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+    *,
+    relu: bool = False,
+    **geometry: Any,
+) -> Tensor:
+    """`batch_norm(conv2d(input, weight, bias, **geometry), ...)` in fewer passes over memory."""
+    old = _array(running_mean), _array(running_var)
+    inputs = input, weight, bias, norm_weight, norm_bias, *old
+    options = {"training": training, "eps": eps, "relu": relu, **geometry}
+    y, statistics = apply(ops.conv2d_batch_norm, *inputs, **options)
+    _take_in(old, statistics, momentum)
+    result: Tensor = y
+    return result
+
+
+def _take_in(old: tuple[Any, Any], statistics: Any, momentum: float) -> None:
+    """Let running statistics take in those of a batch."""
+    for running, batch in zip(old, statistics or (), strict=False):
+        if running is not None:
+            fused = of(running=running).fuse(_blend)
+            fused(running, batch, 1 - momentum, momentum, out=running)
 
 
 def _blend(xp: Any, old: Array, new: Array, keep: float, take: float) -> Array:

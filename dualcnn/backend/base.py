@@ -242,6 +242,11 @@ class Backend:
         out[tuple(inner)] = x
         return out
 
+    def framed(self, key: str, x: Array, widths: Sequence[tuple[int, int]]) -> Array:
+        """`x` with zeros around it, in scratch that the next call with this key may overwrite."""
+        shape = tuple(n + a + b for n, (a, b) in zip(x.shape, widths, strict=True))
+        return self.pad(x, widths, out=self.workspace(f"framed {key}", shape, x.dtype))
+
     # Windows (im2col) and their adjoint.
 
     def windows(
@@ -324,9 +329,9 @@ class Backend:
             return self.scalar(total)
         return self.assign(out, out + total if accumulate else total)
 
-    def mask(self, g: Array, y: Array) -> Array:
+    def mask(self, g: Array, y: Array, out: Array | None = None) -> Array:
         """`g` where `y` is positive and zero elsewhere, in the memory order of `y`."""
-        return self.fuse(_mask)(g, y)
+        return self.fuse(_mask)(g, y, out=out)
 
     def fuse(self, fn: Callable[..., Any]) -> Callable[..., Any]:
         """The elementwise `fn(xp, *arrays, *scalars)` as a function of arrays and scalars.

@@ -13,10 +13,13 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["Program", "UntraceableError", "trace", "where"]
+__all__ = ["Aliases", "Program", "UntraceableError", "trace", "where"]
 
 Scratch = Callable[[int, tuple[int, ...], Any], Any]
 """A buffer by number, shape and dtype."""
+
+
+Aliases = tuple[frozenset[int], ...]
 
 
 class UntraceableError(Exception):
@@ -147,46 +150,46 @@ class Program:
         self._arguments = arguments
         self._steps = tracer.steps
         self._template: list[Any] = [tracer.constants.get(i) for i in range(tracer.registers)]
+        self.writes_last = len(results) == 1 and results[0] == tracer.registers - 1
+        """Whether the only result is what the last call makes, so that nothing is read later."""
         self._last_use = {i: n for n, step in self._steps.items() for i in step.inputs}
         for register in results:
             self._last_use[register] = tracer.registers
         self._plans: dict[tuple[Any, ...], list[tuple[Any, ...]]] = {}
 
     def run(
-        self,
-        args: Sequence[Any],
-        outs: Sequence[Any],
-        shape: tuple[int, ...],
-        aliases: tuple[frozenset[int], ...],
-        scratch: Scratch,
+        self, args: Sequence[Any], outs: Sequence[Any], aliases: Aliases, scratch: Scratch
     ) -> None:
-        """Evaluate on arrays into `outs`, all of that shape.
+        """Evaluate on arrays into `outs`, all of one shape.
 
         `aliases[k]` are the arguments that are `outs[k]` itself.
         """
         registers = self._template.copy()
         registers[: self._arguments] = args
-        key = (aliases, *(out.dtype for out in outs))
+        key = (aliases, *[out.dtype.char for out in outs])
         plan = self._plans.get(key)
         if plan is None:
             plan = self._plans[key] = self._planned(outs, aliases)
+        shape = outs[0].shape
         for call, inputs, register, result, buffer, dtype in plan:
-            operands = [registers[i] for i in inputs]
             if result is not None:
                 target = outs[result]
             elif buffer is not None:
                 target = scratch(buffer, shape, dtype)
             else:
-                registers[register] = call(*operands)
+                registers[register] = call(*[registers[i] for i in inputs])
                 continue
-            call(*operands, out=target)
+            if len(inputs) == 2:
+                call(registers[inputs[0]], registers[inputs[1]], target)
+            else:
+                call(*[registers[i] for i in inputs], target)
             registers[register] = target
         for out, register in zip(outs, self.results, strict=True):
             if registers[register] is not out:
                 np.copyto(out, registers[register], casting="same_kind")
 
     def _planned(
-        self, outs: Sequence[Any], aliases: tuple[frozenset[int], ...]
+        self, outs: Sequence[Any], aliases: Aliases
     ) -> list[tuple[Any, ...]]:
         """For each step where it writes: to a result, into a buffer, or to a new small array."""
         plan: list[tuple[Any, ...]] = []
@@ -211,7 +214,7 @@ class Program:
         return plan
 
     def _result(
-        self, register: int, step: _Step, outs: Sequence[Any], aliases: tuple[frozenset[int], ...]
+        self, register: int, step: _Step, outs: Sequence[Any], aliases: Aliases
     ) -> int | None:
         """The result that the step may write to its place at once."""
         if not step.full:

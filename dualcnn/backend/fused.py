@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import suppress
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
 from . import workers
-from .expression import Program, UntraceableError, trace, where
+from .expression import Aliases, Program, UntraceableError, trace, where
 
 __all__ = ["Fused"]
 
@@ -21,8 +22,15 @@ two threads as parts of 2**14: each ufunc call takes the interpreter lock once."
 PROGRAM_BYTES = 1 << 14
 """For smaller arrays temporaries cost less than the list of calls that saves them."""
 
+KINDS = 256
+"""Combinations of shapes and dtypes whose list of calls is kept, for each expression."""
+
+_Found = tuple[Program | None, tuple[int, ...], int]
+"""The list of calls if there is one, the shape of the result, and an argument of that shape."""
+
 _plain = SimpleNamespace(**{**vars(np), "where": where})
 _apart: frozenset[int] = frozenset()
+_alone: Aliases = (_apart,)
 
 
 class Fused:
@@ -34,31 +42,33 @@ class Fused:
     def __init__(self, fn: Callable[..., Any], backend: Any) -> None:
         self.fn = fn
         self.backend = backend
-        self._programs: dict[Any, Program | None] = {}
+        self._programs: dict[Any, _Found] = {}
 
     def __call__(self, *args: Any, out: Any = None) -> Any:
+        key: list[Any] = []
         largest = 0
         for a in args:
-            if type(a) is np.ndarray and a.nbytes > largest:
-                largest = a.nbytes
+            if type(a) is np.ndarray:
+                key += (a.shape, a.dtype.char)
+                largest = max(largest, a.nbytes)
+            else:
+                key.append(type(a))
         if largest < PROGRAM_BYTES:
             return self._plainly(args, out)
-        arrays = [a for a in args if isinstance(a, np.ndarray)]
-        shape = arrays[0].shape
-        if any(a.shape != shape for a in arrays):
-            shape = np.broadcast_shapes(*(a.shape for a in arrays))
-        full = [isinstance(a, np.ndarray) and a.shape == shape for a in args]
-        program = self._program(args, full)
-        if program is None or not any(full):
+        found = self._programs.get(tuple(key))
+        if found is None:
+            found = self._found(tuple(key), args)
+        program, shape, like = found
+        if program is None:
             return self._plainly(args, out)
         if out is None:
-            out = self._outputs(program, args, full, shape)
-        outs = out if isinstance(out, tuple) else (out,)
-        aliases = _aliases(args, outs, shape)
+            out = self._outputs(program, args, like, shape)
+        outs = out if type(out) is tuple else (out,)
+        aliases = _aliases(program, args, outs, shape)
         if aliases is None:
             return self._plainly(args, out)
         if largest < workers.INLINE_BYTES or self.backend.pool.inside:
-            program.run(args, outs, outs[0].shape, aliases, self._scratch)
+            program.run(args, outs, aliases, self.backend.scratch)
         else:
             self._parts(program, args, outs, shape, aliases)
         return out
@@ -77,32 +87,29 @@ class Fused:
             np.copyto(out, result, casting="same_kind")
         return out
 
-    def _program(self, args: tuple[Any, ...], full: list[bool]) -> Program | None:
-        """The calls for arguments of these kinds, found once; None where there is no such list."""
-        key = (
-            *(a.dtype if isinstance(a, np.ndarray) else type(a) for a in args),
-            *full,
-        )
-        if key not in self._programs:
-            try:
-                self._programs[key] = trace(self.fn, args, full)
-            except UntraceableError:
-                self._programs[key] = None
-        return self._programs[key]
-
-    def _scratch(self, number: int, shape: tuple[int, ...], dtype: Any) -> Any:
-        return self.backend.workspace(f"expression {number}", shape, dtype)
+    def _found(self, key: tuple[Any, ...], args: tuple[Any, ...]) -> _Found:
+        """What is to be done with arguments of these kinds and shapes."""
+        arrays = [a for a in args if isinstance(a, np.ndarray)]
+        shape = np.broadcast_shapes(*(a.shape for a in arrays))
+        full = [isinstance(a, np.ndarray) and a.shape == shape for a in args]
+        program = None
+        if any(full):
+            with suppress(UntraceableError):
+                program = trace(self.fn, args, full)
+        if len(self._programs) >= KINDS:
+            self._programs.clear()
+        found = self._programs[key] = (program, shape, full.index(True) if any(full) else 0)
+        return found
 
     def _outputs(
-        self, program: Program, args: tuple[Any, ...], full: list[bool], shape: tuple[int, ...]
+        self, program: Program, args: tuple[Any, ...], like: int, shape: tuple[int, ...]
     ) -> Any:
-        """Arrays for the results, in the memory order of the first operand of their shape."""
-        like = next(a for a, f in zip(args, full, strict=True) if f)
+        """Arrays for the results, in the memory order of an operand of their shape."""
         dtypes = (
             args[r].dtype if dtype is None else dtype
             for r, dtype in zip(program.results, program.dtypes, strict=True)
         )
-        made = tuple(self.backend.empty_ordered(like, shape, dtype) for dtype in dtypes)
+        made = tuple(self.backend.empty_ordered(args[like], shape, dtype) for dtype in dtypes)
         return made if program.several else made[0]
 
     def _parts(
@@ -111,7 +118,7 @@ class Fused:
         args: tuple[Any, ...],
         outs: tuple[Any, ...],
         shape: tuple[int, ...],
-        aliases: tuple[frozenset[int], ...],
+        aliases: Aliases,
     ) -> None:
         arrays = [a for a in args if isinstance(a, np.ndarray)]
         flat = _flat([*arrays, *outs])
@@ -119,7 +126,7 @@ class Fused:
             arrays, outs = flat[: len(arrays)], tuple(flat[len(arrays) :])
             shape = arrays[0].shape
         elif not shape or shape[0] == 1:
-            program.run(args, outs, shape, aliases, self._scratch)
+            program.run(args, outs, aliases, self.backend.scratch)
             return
         # An operand is split along the first axis unless it is broadcast along it.
         split = [a.ndim == len(shape) and a.shape[0] == shape[0] for a in arrays]
@@ -131,17 +138,19 @@ class Fused:
             operands = iter(a[part] if s else a for a, s in zip(arrays, split, strict=True))
             given = [next(operands) if isinstance(a, np.ndarray) else a for a in args]
             into = [o[part] for o in outs]
-            program.run(given, into, into[0].shape, aliases, self._scratch)
+            program.run(given, into, aliases, self.backend.scratch)
 
         self.backend.pool.run(body, len(parts))
 
 
 def _aliases(
-    args: tuple[Any, ...], outs: tuple[Any, ...], shape: tuple[int, ...]
-) -> tuple[frozenset[int], ...] | None:
+    program: Program, args: tuple[Any, ...], outs: tuple[Any, ...], shape: tuple[int, ...]
+) -> Aliases | None:
     """For each output the arguments that are it; None where one overlaps it in another way, or
     where the output is larger than what the arguments make.
     """
+    if program.writes_last:
+        return _alone if outs[0].shape == shape else None
     found = []
     for out in outs:
         same = _apart

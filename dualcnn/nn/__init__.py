@@ -5,6 +5,7 @@ from .activation import Identity, LeakyReLU, LogSoftmax, ReLU, Sigmoid, Softmax,
 from .container import ModuleList, Sequential
 from .convolution import Conv2d, LazyConv2d
 from .dropout import Dropout
+from .fusion import chain
 from .linear import Flatten, LazyLinear, Linear
 from .loss import CrossEntropyLoss, MSELoss, NLLLoss
 from .module import LoadedKeys, Module, StateDictError
@@ -45,4 +46,5 @@ __all__ = [
     "Tanh",
     "UninitializedParameter",
     "init",
+    "chain",
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Self, overload
 
+from .fusion import Chain
 from .module import Module
 
 __all__ = ["ModuleList", "Sequential"]
@@ -51,7 +52,7 @@ class _Ordered(Module):
 
 
 class Sequential(_Ordered):
-    """Each layer gets the output of the one before.
+    """Each layer gets the output of the one before; neighbours run as one where they can.
 
     Layers are named "0", "1", …; given as one dict they have its keys. `model[0]` is a layer,
     `model[:3]` a Sequential of the first three, which shares them: `model[:3](x)` is what the third
@@ -62,6 +63,8 @@ class Sequential(_Ordered):
 
     def __init__(self, *layers: Module | Mapping[str, Module]) -> None:
         super().__init__()
+        self._planned: list[Any] = []
+        self._chain = Chain(())
         if len(layers) == 1 and isinstance(layers[0], Mapping):
             named = layers[0]
         else:
@@ -70,9 +73,12 @@ class Sequential(_Ordered):
             self.add_module(name, layer)
 
     def forward(self, input: Any) -> Any:
-        for _, layer in self._own_modules():
-            input = layer(input)
-        return input
+        layers = [layer for _, layer in self._own_modules()]
+        # A lazy layer changes its type with its first input.
+        planned = [*layers, *map(type, layers)]
+        if planned != self._planned:
+            self._planned, self._chain = planned, Chain(layers)
+        return self._chain(input)
 
 
 class ModuleList(_Ordered):

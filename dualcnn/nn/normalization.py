@@ -65,11 +65,20 @@ class _BatchNorm(Module):
                 param.data = param.backend.full(param.shape, value, param.dtype)
 
     def forward(self, input: Any) -> Tensor:
-        if len(input.shape) not in self.dimensions or input.shape[1] != self.num_features:
+        self.check(tuple(input.shape))
+        return self.run(F.batch_norm, input)
+
+    def check(self, shape: tuple[int, ...]) -> None:
+        """Raise `ValueError` unless an input of that shape can be normalised."""
+        if len(shape) not in self.dimensions or shape[1] != self.num_features:
             raise ValueError(
-                f"expected an input {self.layout} with C = {self.num_features}, got shape "
-                f"{tuple(input.shape)}"
+                f"expected an input {self.layout} with C = {self.num_features}, got shape {shape}"
             )
+
+    def run(self, fn: Any, *inputs: Any, **options: Any) -> Tensor:
+        """`fn(*inputs, running_mean, ..., eps, **options)` with this layer's own arguments, those
+        of `functional.batch_norm`; in training the batch is counted.
+        """
         of_batch = self.training or self.running_mean is None
         if self.eps < 0 or (of_batch and self.eps == 0):
             raise ValueError(
@@ -80,8 +89,8 @@ class _BatchNorm(Module):
         momentum = self.momentum
         if momentum is None:
             momentum = 0.0 if batches is None else 1 / (batches.item() + 1)
-        y = F.batch_norm(
-            input,
+        y: Tensor = fn(
+            *inputs,
             self.running_mean,
             self.running_var,
             self.weight,
@@ -89,6 +98,7 @@ class _BatchNorm(Module):
             of_batch,
             momentum,
             self.eps,
+            **options,
         )
         if batches is not None:
             batches.backend.fuse(_plus)(batches.data, 1, out=batches.data)

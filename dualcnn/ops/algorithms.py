@@ -5,6 +5,7 @@
 | im2col | windows as rows, one product | everywhere |
 | winograd4 | F(4x4, 3x3), a quarter of the products | 3x3, stride 1, no dilation, one group |
 | winograd2 | F(2x2, 3x3), fewer than half of them | the same |
+| depthwise | a sum of products a tap | a kernel a channel, two spatial axes |
 
 Winograd's results differ from im2col's by rounding: about 1e-5 of the largest value for winograd4,
 1e-6 for winograd2 and im2col itself.
@@ -19,8 +20,9 @@ from contextvars import ContextVar
 from typing import Protocol
 
 from ..backend import Array, Backend
-from . import im2col
+from . import depthwise, im2col
 from .geometry import GeometryError, Window
+from .types import Done, Into, Take
 from .winograd import Winograd
 
 __all__ = ["NAMES", "Algorithm", "algorithms", "chosen"]
@@ -30,29 +32,36 @@ class Algorithm(Protocol):
     """A way to convolve; arrays are channels-last, weights `(O, *K, C/G)`."""
 
     def forward(
-        self, be: Backend, x: Array, w: Array, bias: Array | None, window: Window, groups: int
-    ) -> Array:
-        """`(N, *S, C)` to `(N, *OUT, O)`."""
+        self, be: Backend, x: Array, w: Array, window: Window, groups: int, into: Into, done: Done
+    ) -> None:
+        """`(N, *S, C)` to `(N, *OUT, O)`: written to `into(images)`, part by part, and told to
+        `done(images, maps)`.
+        """
 
     def gradients(
         self,
         be: Backend,
         x: Array,
-        gy: Array,
+        gy: Take,
         w: Array,
         window: Window,
         groups: int,
         needs: tuple[bool, bool, bool],
     ) -> tuple[Array | None, Array | None, Array | None]:
-        """Of the input `(N, *S, C)`, the weight and the bias `(O,)`, those that are needed."""
+        """Of the input `(N, *S, C)`, the weight and the bias `(O,)`, those that are needed.
+
+        `gy(images)` is the incoming gradient of some images; it may be asked for once each.
+        """
 
 
 _ALGORITHMS: dict[str, Algorithm] = {
     "im2col": im2col,
+    "depthwise": depthwise,
     "winograd2": Winograd(2),
     "winograd4": Winograd(4),
 }
 NAMES = tuple(_ALGORITHMS)
+_EXACT = "exact"
 _forced: ContextVar[str | None] = ContextVar("algorithm", default=None)
 
 
@@ -60,18 +69,16 @@ _forced: ContextVar[str | None] = ContextVar("algorithm", default=None)
 def algorithms(conv2d: str | None = None, *, exact: bool = False) -> Iterator[None]:
     """Within the block, convolve by that algorithm wherever it can run.
 
-    `exact=True` keeps to direct arithmetic, "im2col": no rounding but that of sums. Blocks nest and
-    belong to their thread. A convolution's own argument `algorithm` comes before them.
+    `exact=True` keeps to direct arithmetic, which Winograd's is not: no rounding but that of sums.
+    Blocks nest and belong to their thread. A convolution's own argument `algorithm` comes before
+    them.
 
     >>> with dualcnn.algorithms(exact=True):
     ...     y = model(x)
     """
-    if exact and conv2d not in (None, "im2col"):
-        raise ValueError(f'exact=True means conv2d="im2col", got {conv2d!r} with it')
-    name = "im2col" if exact else conv2d
-    if name is not None:
-        _named(name)
-    token = _forced.set(name)
+    if conv2d is not None and isinstance(_named(conv2d), Winograd) and exact:
+        raise ValueError(f"exact=True leaves no place for {conv2d}, got both")
+    token = _forced.set(conv2d or (_EXACT if exact else None))
     try:
         yield
     finally:
@@ -85,25 +92,47 @@ def chosen(
 
     Raises `GeometryError` where the one asked for can't run.
     """
-    minimal = groups == 1 and window.is_3x3
-    forced = _forced.get()
     if asked is not None:
-        algorithm = _named(asked)
-        if isinstance(algorithm, Winograd) and not minimal:
-            raise GeometryError(
-                f"{asked} is for 3x3 kernels with stride 1, no dilation, one group and at most 2 "
-                f"rows of padding; got kernel {window.kernel}, stride {window.stride}, dilation "
-                f'{window.dilation}, groups {groups}, padding {window.padding}. Fix: "im2col"'
-            )
-        return algorithm
-    if not minimal:
-        return _ALGORITHMS["im2col"]
-    if forced is not None:
+        _check(asked, x, w, window, groups)
+        return _ALGORITHMS[asked]
+    forced = _forced.get()
+    if forced in _ALGORITHMS and _runs(forced, x, w, window, groups):
         return _ALGORITHMS[forced]
-    # Who computes in float64 counts digits; CuPy's batched products are still unmeasured.
-    if be.name != "numpy" or x.dtype != be.dtype("float32"):
+    # CuPy's batched products and sums of products are still unmeasured.
+    if be.name != "numpy":
+        return _ALGORITHMS["im2col"]
+    if depthwise.runs(x.shape[-1], w, groups):
+        return _ALGORITHMS["depthwise"]
+    # Who computes in float64 counts digits.
+    if forced == _EXACT or x.dtype != be.dtype("float32") or not _runs_winograd(window, groups):
         return _ALGORITHMS["im2col"]
     return _ALGORITHMS[_by_shape(x.shape[0], x.shape[-1], w.shape[0], window)]
+
+
+def _runs(name: str, x: Array, w: Array, window: Window, groups: int) -> bool:
+    if name == "depthwise":
+        return depthwise.runs(x.shape[-1], w, groups)
+    return name == "im2col" or _runs_winograd(window, groups)
+
+
+def _runs_winograd(window: Window, groups: int) -> bool:
+    return groups == 1 and window.is_3x3
+
+
+def _check(name: str, x: Array, w: Array, window: Window, groups: int) -> None:
+    """Raise unless that algorithm can run."""
+    _named(name)
+    if _runs(name, x, w, window, groups):
+        return
+    if name == "depthwise":
+        wanted = "one kernel a channel: groups, input and output channels alike"
+    else:
+        wanted = "3x3 kernels with stride 1, no dilation, one group and at most 2 rows of padding"
+    raise GeometryError(
+        f"{name} is for {wanted}; got {x.shape[-1]} channels to {w.shape[0]}, kernel "
+        f"{window.kernel}, stride {window.stride}, dilation {window.dilation}, groups {groups}, "
+        f'padding {window.padding}. Fix: "im2col"'
+    )
 
 
 def _by_shape(images: int, channels: int, outputs: int, window: Window) -> str:

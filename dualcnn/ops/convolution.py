@@ -9,9 +9,10 @@ from ..backend import Array
 from . import geometry
 from .algorithms import chosen
 from .geometry import channels_first, channels_last, hashable
-from .types import Vjp
+from .rows import Rows, plus
+from .types import Done, Into, Take, Vjp
 
-__all__ = ["conv2d"]
+__all__ = ["Convolution", "conv2d"]
 
 
 @geometry.or_one_image(2)
@@ -39,43 +40,77 @@ def conv2d(
     >>> y, vjp = conv2d(x, weight, bias, padding=1)
     >>> gx, gw, gb = vjp(gy)
     """
-    return _convolve(2, x, weight, bias, stride, padding, dilation, groups, algorithm, needs)
+    conv = Convolution(2, x, weight, bias, stride, padding, dilation, groups, algorithm)
+    y = conv.empty()
+    conv.forward(lambda images: y[images, ...], conv.add_bias)
+    return channels_first(conv.be, y), lambda gy: conv.gradients(conv.taker(gy), needs)
 
 
-def _convolve(
-    n: int,
-    x: Array,
-    weight: Array,
-    bias: Array | None,
-    stride: Any,
-    padding: Any,
-    dilation: Any,
-    groups: int,
-    algorithm: str | None,
-    needs: tuple[bool, ...],
-) -> tuple[Array, Vjp]:
-    be = backend.of(x=x, weight=weight, bias=bias)
-    geometry.one_dtype(be, x=x, weight=weight, bias=bias)
-    window = geometry.convolution(
-        n,
-        tuple(x.shape),
-        tuple(weight.shape),
-        None if bias is None else tuple(bias.shape),
-        hashable(stride),
-        hashable(padding),
-        hashable(dilation),
-        groups,
-    )
-    xl, wl = channels_last(be, x), channels_last(be, weight)
-    by = chosen(be, algorithm, xl, wl, window, groups)
-    yl = by.forward(be, xl, wl, bias, window, groups)
-    y = channels_first(be, yl)
+class Convolution:
+    """A convolution of given arrays, ready to run part by part: what `conv2d` and the operations
+    that go on with its maps while they are in the cache have in common.
+    """
 
-    def vjp(gy: Array) -> tuple[Array | None, ...]:
-        gl = channels_last(be, be.in_order_of(gy, y))
-        wanted = (needs[0], needs[1], bias is not None and needs[2])
-        gx, gw, gb = by.gradients(be, xl, gl, wl, window, groups, wanted)
-        gx, gw = (None if g is None else channels_first(be, g) for g in (gx, gw))
-        return gx, gw, gb
+    def __init__(
+        self,
+        n: int,
+        x: Array,
+        weight: Array,
+        bias: Array | None,
+        stride: Any,
+        padding: Any,
+        dilation: Any,
+        groups: int,
+        algorithm: str | None,
+    ) -> None:
+        be = self.be = backend.of(x=x, weight=weight, bias=bias)
+        geometry.one_dtype(be, x=x, weight=weight, bias=bias)
+        self.window = geometry.convolution(
+            n,
+            tuple(x.shape),
+            tuple(weight.shape),
+            None if bias is None else tuple(bias.shape),
+            hashable(stride),
+            hashable(padding),
+            hashable(dilation),
+            groups,
+        )
+        self.x, self.weight = channels_last(be, x), channels_last(be, weight)
+        self.bias = bias
+        self.groups = groups
+        self.shape = (x.shape[0], *self.window.out, weight.shape[0])
+        """`(N, *OUT, O)`."""
+        self.algorithm = chosen(be, algorithm, self.x, self.weight, self.window, groups)
 
-    return y, vjp
+    def empty(self) -> Array:
+        """Unset maps `(N, *OUT, O)`."""
+        return self.be.empty(self.shape, self.x.dtype)
+
+    def rows(self) -> Rows:
+        """The maps as rows."""
+        return Rows(self.be, self.window.out, self.shape[-1])
+
+    def forward(self, into: Into, done: Done) -> None:
+        """Convolve, without the bias; see `algorithms.Algorithm`."""
+        args = self.be, self.x, self.weight, self.window, self.groups
+        self.algorithm.forward(*args, into, done)
+
+    def add_bias(self, images: slice, maps: Array) -> None:
+        """Add the bias, if there is one, to maps that are complete."""
+        if self.bias is not None:
+            rows = self.rows()
+            flat = rows.flat(maps)
+            self.be.fuse(plus)(flat, rows.wide(self.bias), out=flat)
+
+    def taker(self, gy: Array) -> Take:
+        """Parts of an incoming gradient `(N, O, *OUT)`."""
+        gl = self.be.contiguous(channels_last(self.be, gy))
+        return lambda images: gl[images, ...]
+
+    def gradients(self, gy: Take, needs: tuple[bool, ...]) -> tuple[Array | None, ...]:
+        """Of x, weight and bias, those that are needed, in their public shapes."""
+        wanted = (needs[0], needs[1], self.bias is not None and needs[2])
+        args = self.be, self.x, gy, self.weight, self.window, self.groups
+        gx, gw, gb = self.algorithm.gradients(*args, wanted)
+        first = (None if g is None else channels_first(self.be, g) for g in (gx, gw))
+        return (*first, gb)

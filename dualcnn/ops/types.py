@@ -1,4 +1,5 @@
-"""What every operation returns."""
+"""What every operation returns, and how parts of a batch are handed on while they are in the cache.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +8,17 @@ from typing import TypeAlias
 
 from ..backend import Array
 
-__all__ = ["Vjp"]
+__all__ = ["Done", "Into", "Take", "Vjp"]
 
 Vjp: TypeAlias = Callable[[Array], tuple[Array | None, ...]]
 """From the gradient of the output to the gradients of the inputs, None where not needed."""
+
+Take: TypeAlias = Callable[[slice], Array]
+"""Maps `(n, *S, C)` of some images, made when asked for; valid until the next call on the thread.
+"""
+
+Into: TypeAlias = Callable[[slice], Array]
+"""Where the maps `(n, *OUT, O)` of some images are to be written."""
+
+Done: TypeAlias = Callable[[slice, Array], None]
+"""Told when the maps of some images are complete, while they are in the cache."""

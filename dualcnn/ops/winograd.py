@@ -17,6 +17,7 @@ from typing import Any
 
 from ..backend import Array, Backend
 from .geometry import Window
+from .types import Done, Into, Take
 
 __all__ = ["Winograd"]
 
@@ -64,19 +65,19 @@ class Winograd:
         self.side = m + 2
 
     def forward(
-        self, be: Backend, x: Array, w: Array, bias: Array | None, window: Window, groups: int
-    ) -> Array:
+        self, be: Backend, x: Array, w: Array, window: Window, groups: int, into: Into, done: Done
+    ) -> None:
         """`(N, H, W, C)` and `(O, 3, 3, C)` to `(N, OH, OW, O)`."""
         m, outputs = self.m, w.shape[0]
-        height, width = window.out
+        height = window.out[0]
         down, across = self._tiles(window)
         inverse = be.constant(self.inverse, x.dtype)
         u = self._transformed_weights(be, w)
-        y = be.empty((x.shape[0], height, width, outputs), x.dtype)
         row_bytes = self._row_bytes(be, x, outputs, across)
 
         def body(images: slice) -> None:
-            staged = self._staged(be, x[images, ...], window.padding, down, across, 2)
+            staged = self._staged(be, "images", x[images, ...], window.padding, down, across, 2)
+            maps = into(images)
             n = staged.shape[0]
             for rows in be.parts(down, row_bytes * n):
                 v = self._to_tiles(be, "tiles", staged, rows, self.data)
@@ -86,19 +87,16 @@ class Winograd:
                 tall = rows.stop - rows.start
                 placed = be.xp.reshape(placed, (m, m, n, tall, across, outputs))
                 placed = be.xp.permute_dims(placed, (2, 3, 1, 4, 0, 5))
-                out = y[images, rows.start * m : min(height, rows.stop * m), ...]
-                _place(be, placed, out)
-                if bias is not None:
-                    out += bias
+                _place(be, placed, maps[:, rows.start * m : min(height, rows.stop * m), ...])
+            done(images, maps)
 
         be.blocks(x.shape[0], row_bytes * down, body)
-        return y
 
     def gradients(
         self,
         be: Backend,
         x: Array,
-        gy: Array,
+        gy: Take,
         w: Array,
         window: Window,
         groups: int,
@@ -120,23 +118,22 @@ class Winograd:
             back = be.contiguous(be.xp.permute_dims(self._transformed_weights(be, w), (0, 2, 1)))
 
         def body(images: slice, sums: list[Array], accumulate: bool) -> None:
-            grads = self._staged(be, gy[images, ...], bare, down, across, 0)
+            given = gy(images)
+            if needs[2]:
+                flat = be.reshape(given, (-1, outputs))
+                be.contract("mc->c", flat, out=sums[-1], accumulate=accumulate)
+            grads = self._staged(be, "gradients", given, bare, down, across, 0)
             n = grads.shape[0]
             if needs[1]:
-                staged = self._staged(be, x[images, ...], window.padding, down, across, 2)
+                staged = self._staged(be, "images", x[images, ...], window.padding, down, across, 2)
             shape = (n, down + 1, m, (across + 1) * m * channels)
             frame = be.workspace("frame", shape, x.dtype) if needs[0] else None
             for rows in be.parts(down, row_bytes * n):
-                again, totals = accumulate or rows.start > 0, iter(sums)
                 h = self._to_tiles(be, "gradients", grads, rows, spread)
                 if needs[1]:
                     v = self._to_tiles(be, "tiles", staged, rows, self.data)
                     v = be.xp.permute_dims(v, (0, 2, 1))
-                    be.matmul(v, h, out=next(totals), accumulate=again)
-                if needs[2]:
-                    lines = slice(rows.start * m, min(gy.shape[1], rows.stop * m))
-                    flat = be.reshape(gy[images, lines, ...], (-1, outputs))
-                    be.contract("mc->c", flat, out=next(totals), accumulate=again)
+                    be.matmul(v, h, out=sums[0], accumulate=accumulate or rows.start > 0)
                 if needs[0]:
                     product = be.workspace("spare", (*h.shape[:2], channels), x.dtype)
                     be.matmul(h, back, out=product)
@@ -152,9 +149,6 @@ class Winograd:
             shapes.append((self.side**2, channels, outputs))
         if needs[2]:
             shapes.append((outputs,))
-        if not shapes:
-            be.blocks(x.shape[0], row_bytes * down, lambda images: body(images, [], False))
-            return gx, None, None
         found = be.reduce_blocks(x.shape[0], row_bytes * down, shapes, x.dtype, body)
         gw = self._weight_gradient(be, found[0]) if needs[1] else None
         return gx, gw, found[-1] if needs[2] else None
@@ -169,10 +163,10 @@ class Winograd:
         return across * self.side**2 * channels * be.itemsize(x.dtype)
 
     def _staged(
-        self, be: Backend, x: Array, padding: Any, down: int, across: int, border: int
+        self, be: Backend, key: str, x: Array, padding: Any, down: int, across: int, border: int
     ) -> Array:
         """Images in a frame of whole tiles; the padding and what is left over is zero."""
-        n, height, width, channels = x.shape
+        _, height, width, _ = x.shape
         size = (down * self.m + border, across * self.m + border)
         if (height, width) == size and be.is_contiguous(x):
             return x
@@ -180,8 +174,7 @@ class Winograd:
             (before, whole - before - given)
             for whole, given, (before, _) in zip(size, (height, width), padding, strict=True)
         ]
-        staged = be.workspace(f"frame {border}", (n, *size, channels), x.dtype)
-        return be.pad(x, ((0, 0), *widths, (0, 0)), out=staged)
+        return be.framed(key, x, ((0, 0), *widths, (0, 0)))
 
     def _to_tiles(
         self, be: Backend, key: str, staged: Array, rows: slice, transform: Rows

@@ -1,0 +1,141 @@
+"""Layers in a row, where neighbours run as one operation.
+
+A convolution goes on with its maps while they are in the cache: adds the bias, rectifies,
+normalises, pools. Which layers run together depends on their types alone; parameters stay where
+they are, so names and states are those of the single layers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from .. import functional as F
+from ..autograd import Tensor
+from .activation import ReLU
+from .convolution import Conv2d
+from .module import Module
+from .normalization import BatchNorm1d, BatchNorm2d
+from .pooling import MaxPool2d
+
+__all__ = ["Chain", "chain"]
+
+Run = Callable[..., Any]
+"""What runs some layers as one: `run(input, *layers)`."""
+
+
+def chain(input: Any, *layers: Module) -> Any:
+    """The layers one after the other, neighbours as one operation where there is one.
+
+    >>> x = nn.chain(x, self.conv1, nn.ReLU(), nn.MaxPool2d(2))
+    """
+    return Chain(layers)(input)
+
+
+class Chain:
+    """The plan of how layers run: groups of neighbours, each with what runs it."""
+
+    def __init__(self, layers: Sequence[Module]) -> None:
+        self._groups: list[tuple[Run | None, tuple[Module, ...]]] = []
+        layers = tuple(layers)
+        while layers:
+            run, length = _longest(layers)
+            self._groups.append((run, layers[:length]))
+            layers = layers[length:]
+
+    def __call__(self, input: Any) -> Any:
+        for run, layers in self._groups:
+            if run is None or any(layer._hooks for layer in layers):
+                for layer in layers:
+                    input = layer(input)
+            else:
+                input = _together(run, input, layers)
+        return input
+
+
+def _together(run: Run, input: Any, layers: tuple[Module, ...]) -> Any:
+    try:
+        return run(input, *layers)
+    except Exception:
+        # One by one the layer at fault names itself.
+        for layer in layers:
+            input = layer(input)
+        raise
+
+
+def _longest(layers: tuple[Module, ...]) -> tuple[Run | None, int]:
+    """What runs the most of the first layers, and how many those are."""
+    types = tuple(type(layer) for layer in layers[:3])
+    for pattern, accepts, run in _PATTERNS:
+        length = len(pattern)
+        if types[:length] == pattern and accepts(*layers[:length]):
+            return run, length
+    return None, 1
+
+
+def _conv_relu_pool(input: Any, conv: Conv2d, relu: ReLU, pool: MaxPool2d) -> Tensor:
+    return F.conv2d_relu_max_pool2d(
+        input, conv.weight, conv.bias, pool.kernel_size, **_geometry(conv)
+    )
+
+
+def _conv_relu(input: Any, conv: Conv2d, relu: ReLU) -> Tensor:
+    return F.conv2d_relu(input, conv.weight, conv.bias, **_geometry(conv))
+
+
+def _conv_norm(input: Any, conv: Conv2d, norm: BatchNorm2d, relu: ReLU | None = None) -> Tensor:
+    norm.check((0, conv.out_channels, 0, 0))
+    return norm.run(
+        F.conv2d_batch_norm,
+        input,
+        conv.weight,
+        conv.bias,
+        relu=relu is not None,
+        **_geometry(conv),
+    )
+
+
+def _norm_relu(input: Any, norm: BatchNorm2d, relu: ReLU) -> Tensor:
+    norm.check(tuple(input.shape))
+    return norm.run(F.batch_norm, input, relu=True)
+
+
+def _geometry(conv: Conv2d) -> dict[str, Any]:
+    return {
+        "stride": conv.stride,
+        "padding": conv.padding,
+        "dilation": conv.dilation,
+        "groups": conv.groups,
+    }
+
+
+def _side_by_side(conv: Conv2d, relu: ReLU, pool: MaxPool2d) -> bool:
+    """Whether the pool's windows neither overlap nor leave places out, and are small."""
+    kernel = pool.kernel_size
+    taps = kernel * kernel if isinstance(kernel, int) else kernel[0] * kernel[1]
+    plain = pool.padding in (0, (0, 0)) and pool.dilation in (1, (1, 1))
+    return (
+        plain
+        and pool.stride == kernel
+        and not (pool.ceil_mode or pool.return_indices)
+        and 1 < taps <= MOST_TAPS
+    )
+
+
+MOST_TAPS = 9
+"""Each tap but one costs a byte an output for where the maximum was."""
+
+
+def _always(*layers: Module) -> bool:
+    return True
+
+
+_PATTERNS: tuple[tuple[tuple[type, ...], Callable[..., bool], Run], ...] = (
+    ((Conv2d, ReLU, MaxPool2d), _side_by_side, _conv_relu_pool),
+    ((Conv2d, BatchNorm2d, ReLU), _always, _conv_norm),
+    ((Conv2d, BatchNorm2d), _always, _conv_norm),
+    ((Conv2d, ReLU), _always, _conv_relu),
+    ((BatchNorm2d, ReLU), _always, _norm_relu),
+    ((BatchNorm1d, ReLU), _always, _norm_relu),
+)
+"""Longer before shorter. A subclass may do something else, so types are compared as they are."""

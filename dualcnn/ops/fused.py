@@ -1,0 +1,225 @@
+"""Convolutions that go on with their maps while these are in the cache.
+
+Each computes what the operations in its name compute one after the other, by the same code, and
+saves passes over memory: the maps in between are read and written where they were made, or never
+leave the cache at all.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .. import backend
+from ..backend import Array
+from . import geometry
+from .convolution import Convolution
+from .geometry import channels_first, hashable
+from .normalization import Normalization
+from .rows import Rows
+from .types import Vjp
+
+__all__ = ["conv2d_batch_norm", "conv2d_relu", "conv2d_relu_max_pool2d"]
+
+
+@geometry.or_one_image(2)
+def conv2d_relu(
+    x: Array,
+    weight: Array,
+    bias: Array | None = None,
+    *,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+    algorithm: str | None = None,
+    needs: tuple[bool, ...] = (True, True, True),
+) -> tuple[Array, Vjp]:
+    """`relu(conv2d(x, weight, bias))`; everything as in `conv2d`."""
+    conv = Convolution(2, x, weight, bias, stride, padding, dilation, groups, algorithm)
+    be, rows = conv.be, conv.rows()
+    y = conv.empty()
+
+    def done(images: slice, maps: Array) -> None:
+        _rectify(rows, maps, bias)
+
+    conv.forward(lambda images: y[images, ...], done)
+
+    def vjp(gy: Array) -> tuple[Array | None, ...]:
+        given = conv.taker(gy)
+
+        def take(images: slice) -> Array:
+            part = given(images)
+            out = be.workspace("behind relu", tuple(part.shape), part.dtype)
+            return be.mask(part, y[images, ...], out=out)
+
+        return conv.gradients(take, needs)
+
+    return channels_first(be, y), vjp
+
+
+@geometry.or_one_image(2)
+def conv2d_relu_max_pool2d(
+    x: Array,
+    weight: Array,
+    bias: Array | None = None,
+    *,
+    kernel_size: Any,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+    algorithm: str | None = None,
+    needs: tuple[bool, ...] = (True, True, True),
+) -> tuple[Array, Vjp]:
+    """`max_pool2d(relu(conv2d(x, weight, bias)), kernel_size)` with windows side by side.
+
+    The largest of rectified values is the rectified largest value, so bias and ReLU wait until
+    after the pooling. Of the maps before it only the place of each maximum is kept. Everything else
+    as in `conv2d` and `max_pool2d`.
+    """
+    conv = Convolution(2, x, weight, bias, stride, padding, dilation, groups, algorithm)
+    be, outputs = conv.be, weight.shape[0]
+    public = (x.shape[0], outputs, *conv.window.out)
+    window = geometry.pooling(2, public, hashable(kernel_size), None, 0, 1, False)
+    places = backend.tap_slices(window.kernel, window.stride, window.dilation, window.out)
+    shape = (x.shape[0], *window.out, outputs)
+    rows = Rows(be, window.out, outputs)
+    y = be.empty(shape, x.dtype)
+    firsts = [be.empty(shape, be.xp.bool) for _ in places[1:]]
+
+    def into(images: slice) -> Array:
+        count = images.stop - images.start
+        return be.workspace("maps", (count, *conv.shape[1:]), x.dtype)
+
+    def done(images: slice, maps: Array) -> None:
+        taps = [maps[index] for _, index in places]
+        pooled = y[images, ...]
+        be.fuse(_maximum_and_place)(*taps, out=(pooled, *(f[images, ...] for f in firsts)))
+        _rectify(rows, pooled, bias)
+
+    conv.forward(into, done)
+    covered = all(p == o * s for p, o, s in zip(window.size, window.out, window.stride, strict=True))
+
+    def vjp(gy: Array) -> tuple[Array | None, ...]:
+        given = conv.taker(gy)
+
+        def take(images: slice) -> Array:
+            part = given(images)
+            g = be.workspace("behind relu", tuple(part.shape), part.dtype)
+            be.mask(part, y[images, ...], out=g)
+            maps = be.workspace("maps", (part.shape[0], *conv.shape[1:]), part.dtype)
+            if not covered:
+                be.assign(maps, 0)
+            targets = tuple(maps[index] for _, index in places)
+            be.fuse(_to_places)(g, *(f[images, ...] for f in firsts), out=targets)
+            return maps
+
+        return conv.gradients(take, needs)
+
+    return channels_first(be, y), vjp
+
+
+def conv2d_batch_norm(
+    x: Array,
+    weight: Array,
+    bias: Array | None = None,
+    norm_weight: Array | None = None,
+    norm_bias: Array | None = None,
+    running_mean: Array | None = None,
+    running_var: Array | None = None,
+    *,
+    training: bool,
+    eps: float = 1e-5,
+    relu: bool = False,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+    algorithm: str | None = None,
+    needs: tuple[bool, ...] = (True,) * 5,
+) -> tuple[Array, Vjp, tuple[Array, Array] | None]:
+    """`batch_norm(conv2d(x, weight, bias), norm_weight, norm_bias, ...)`, rectified with `relu`.
+
+    Arguments and the third result are those of `conv2d` and `batch_norm`. Statistics are taken, and
+    on the way back gradients of the maps made, part by part within the convolution's own passes.
+    """
+    conv = Convolution(2, x, weight, bias, stride, padding, dilation, groups, algorithm)
+    be = backend.of(
+        x=x, weight=norm_weight, bias=norm_bias, running_mean=running_mean, running_var=running_var
+    )
+    geometry.one_dtype(be, x=x, weight=norm_weight, bias=norm_bias)
+    public = (x.shape[0], weight.shape[0], *conv.window.out)
+    args = norm_weight, norm_bias, running_mean, running_var, training, eps, relu
+    norm = Normalization(be, public, *args)
+    y = conv.empty()
+
+    def observe(images: slice, maps: Array) -> None:
+        conv.add_bias(images, maps)
+        norm.observe(images, maps)
+
+    def apply(images: slice, maps: Array) -> None:
+        conv.add_bias(images, maps)
+        norm.apply(maps, maps if z is y else z[images, ...])
+
+    if training:
+        conv.forward(lambda images: y[images, ...], observe)
+        statistics = norm.settle()
+        z = conv.empty()
+        norm.apply(y, z)
+    else:
+        statistics = norm.settle()
+        z = conv.empty() if any(needs) else y
+        conv.forward(lambda images: y[images, ...], apply)
+
+    def vjp(gz: Array) -> tuple[Array | None, ...]:
+        given = norm.taker(gz, z)
+        gw, gb = norm.collect(given, y)
+
+        def take(images: slice) -> Array:
+            g = given(images)
+            out = be.workspace("behind norm", tuple(g.shape), g.dtype)
+            return norm.part_gradient(g, y[images, ...], out)
+
+        grads = conv.gradients(take, needs)
+        return (*grads, gw if needs[3] else None, gb if needs[4] else None)
+
+    return channels_first(be, z), vjp, statistics
+
+
+def _rectify(rows: Rows, maps: Array, bias: Array | None) -> None:
+    """Add the bias to maps and set what is negative to 0, in place."""
+    flat, be = rows.flat(maps), rows.be
+    if bias is None:
+        be.fuse(_relu)(flat, out=flat)
+    else:
+        be.fuse(_biased_relu)(flat, rows.wide(bias), out=flat)
+
+
+def _relu(xp: Any, x: Array) -> Array:
+    return xp.maximum(x, 0)
+
+
+def _biased_relu(xp: Any, x: Array, bias: Array) -> Array:
+    return xp.maximum(x + bias, 0)
+
+
+def _maximum_and_place(xp: Any, *taps: Array) -> tuple[Array, ...]:
+    """The maximum, and for each tap but the last whether it is the first that equals it."""
+    y = taps[0]
+    for tap in taps[1:]:
+        y = xp.maximum(y, tap)
+    first = taps[0] == y
+    firsts, found = [first], first
+    for tap in taps[1:-1]:
+        first = (tap == y) & ~found
+        firsts.append(first)
+        found = found | first
+    return (y, *firsts)
+
+
+def _to_places(xp: Any, g: Array, *firsts: Array) -> tuple[Array, ...]:
+    """The gradient at each tap; what no other tap takes goes to the last."""
+    found = firsts[0]
+    for first in firsts[1:]:
+        found = found | first
+    return (*(xp.where(first, g, 0.0) for first in firsts), xp.where(~found, g, 0.0))

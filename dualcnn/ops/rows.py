@@ -1,0 +1,62 @@
+"""Feature maps as rows of a few thousand numbers, several pixels side by side.
+
+A value a channel, such as a bias, is then as long as a row: a loop over 2,048 numbers costs as
+little a number as any, one over 64 costs three times as much.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+from typing import Any
+
+from ..backend import Array, Backend
+
+__all__ = ["Rows"]
+
+WIDTH = 2048
+
+
+class Rows:
+    """Rows of `side` pixels for maps `(n, *S, C)`, whatever n is."""
+
+    def __init__(self, be: Backend, size: tuple[int, ...], channels: int) -> None:
+        self.be = be
+        self.size = size
+        self.channels = channels
+        self.side = _side(math.prod(size), channels)
+
+    def flat(self, maps: Array) -> Array:
+        """Channels-last maps as `(R, side * C)`; a view of contiguous ones."""
+        return self.be.reshape(maps, (self._count(maps), self.side * self.channels))
+
+    def wide(self, c: Array) -> Array:
+        """A value a channel, repeated for the pixels of a row."""
+        return self.be.xp.tile(c, (self.side,)) if self.side > 1 else c
+
+    def narrow(self, wide: Array) -> Array:
+        """The sum a channel of what `wide` repeats."""
+        if self.side == 1:
+            return wide
+        by_pixel = self.be.xp.reshape(wide, (self.side, self.channels))
+        return self.be.xp.sum(by_pixel, axis=0)
+
+    def scratch(self, key: str, maps: Array) -> Array:
+        """Scratch for the rows of maps of that shape and dtype."""
+        shape = (self._count(maps), self.side * self.channels)
+        return self.be.workspace(key, shape, maps.dtype)
+
+    def _count(self, maps: Array) -> int:
+        return math.prod(maps.shape) // max(1, self.side * self.channels)
+
+
+@lru_cache(maxsize=1024)
+def _side(pixels: int, channels: int) -> int:
+    """The largest number of pixels that divides an image into rows of at most `WIDTH` values."""
+    most = max(1, min(pixels, WIDTH // max(1, channels)))
+    return next(side for side in range(most, 0, -1) if pixels % side == 0)
+
+
+def plus(xp: Any, x: Array, bias: Array) -> Array:
+    """An elementwise sum, for `Backend.fuse`."""
+    return x + bias
