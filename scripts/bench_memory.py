@@ -1,0 +1,62 @@
+"""How much a process grows while a network trains; each side in an interpreter of its own.
+
+    python scripts/bench_memory.py torch a1 128 train 2
+
+prints the megabytes between the moment before the first step and the peak of some steps (Linux).
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import bench_sides
+from bench_nets import NETS
+
+import dualcnn
+
+STEPS = 5
+
+
+def grown(sides: Sequence[str], net: str, batch: int, train: bool, threads: int) -> dict[str, Any]:
+    """Megabytes by side, for `bench_sides.build`'s names of sides."""
+    found = {}
+    for side in sides:
+        what = [side, net, str(batch), "train" if train else "infer", str(threads)]
+        process = subprocess.run(
+            [sys.executable, __file__, *what], capture_output=True, text=True, check=False
+        )
+        if process.returncode:
+            sys.exit(f"{side} failed:\n{process.stderr}")
+        found[side] = json.loads(process.stdout)
+    return found
+
+
+def status(key: str) -> float:
+    """A size of this process in megabytes."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(key):
+            return int(line.split()[1]) / 1024
+    raise LookupError(f"the kernel says no {key}")
+
+
+def main(argv: Sequence[str]) -> int:
+    side, net, batch, what, threads = argv
+    task = bench_sides.Task.of(NETS[net], int(batch), what == "train", int(threads))
+    dualcnn.backend.pool.resize(task.threads)
+    step = bench_sides.build(task, [side])[side]
+    # The peak so far, that of imports, is forgotten.
+    Path("/proc/self/clear_refs").write_text("5")
+    before = status("VmRSS")
+    for _ in range(STEPS):
+        step()
+    print(json.dumps(round(status("VmHWM") - before, 1)))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))
