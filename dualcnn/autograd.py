@@ -220,7 +220,8 @@ class Tensor(Operators):
             gradient = be.full(self.shape, 1.0, self.dtype)
         else:
             gradient = be.asarray(_plain(gradient), self.dtype)
-        _check_gradient(gradient, self)
+            if gradient.shape != self._data.shape:
+                _refuse_gradient(gradient, self)
         pending: dict[int, Array] = {id(self): gradient}
         for node in reversed(_sorted_nodes(self)):
             g = pending.pop(id(node), None)
@@ -237,9 +238,11 @@ class Tensor(Operators):
             for parent, part in zip(parents, parts, strict=False):
                 if part is None or not isinstance(parent, Tensor) or not parent.requires_grad:
                     continue
-                _check_gradient(part, parent)
-                known = pending.get(id(parent))
-                pending[id(parent)] = part if known is None else _sum(known, part)
+                if part.shape != parent._data.shape:
+                    _refuse_gradient(part, parent)
+                key = id(parent)
+                known = pending.get(key)
+                pending[key] = part if known is None else _sum(known, part)
 
     def _accumulate(self, g: Array) -> None:
         be = backend.of(gradient=g)
@@ -394,11 +397,10 @@ def _sorted_nodes(last: Tensor) -> list[Tensor]:
     return order
 
 
-def _check_gradient(g: Array, of: Tensor) -> None:
-    if g.shape != of._data.shape:
-        raise ValueError(
-            f"expected a gradient of shape {of.shape}, that of its Tensor, got {tuple(g.shape)}"
-        )
+def _refuse_gradient(g: Array, of: Tensor) -> NoReturn:
+    raise ValueError(
+        f"expected a gradient of shape {of.shape}, that of its Tensor, got {tuple(g.shape)}"
+    )
 
 
 def _sum(known: Array, part: Array) -> Array:
