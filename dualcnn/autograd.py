@@ -51,13 +51,14 @@ def apply(op: Callable[..., Any], *inputs: Any, **params: Any) -> Any:
     ...     return x * 2, lambda gy: (gy * 2,)
     >>> y = dualcnn.apply(double, x)
     """
-    needs = tuple([isinstance(t, Tensor) and t.requires_grad for t in inputs])
+    needs = [isinstance(t, Tensor) and t.requires_grad for t in inputs]
     recorded = _recording.get() and True in needs
-    if not recorded:
-        needs = (False,) * len(inputs)
     if _takes_needs(op):
-        params["needs"] = needs
-    y, vjp, *extra = op(*[_plain(t) for t in inputs], **params)
+        params["needs"] = tuple(needs) if recorded else (False,) * len(inputs)
+    y, vjp, *extra = op(
+        *[t._data if isinstance(t, Tensor) else t if t is None else _plain(t) for t in inputs],
+        **params,
+    )
     result = Tensor(y)
     if recorded and vjp is not None:
         result.requires_grad = True
@@ -95,14 +96,17 @@ class Tensor(Operators):
 
     __array_ufunc__ = None  # NumPy arrays leave infix operators with a Tensor to the Tensor.
 
+    # Of the class until they are set: most Tensors are results that live for a step.
+    _data: Array
+    _parents: tuple[Any, ...] = ()
+    _vjp: Callable[[Array], tuple[Array | None, ...]] | None = None
+    grad: Array | None = None
+    data_slot: Array | None = None
+    grad_slot: Array | None = None
+    requires_grad = False
+
     def __init__(self, data: Any, requires_grad: bool = False) -> None:
-        self._data: Array = _as_array(data)
-        self._parents: tuple[Any, ...] = ()
-        self._vjp: Callable[[Array], tuple[Array | None, ...]] | None = None
-        self.grad: Array | None = None
-        self.data_slot: Array | None = None
-        self.grad_slot: Array | None = None
-        self.requires_grad = False
+        self._data = _as_array(data)
         if requires_grad:
             self.requires_grad_()
 
@@ -214,8 +218,10 @@ class Tensor(Operators):
                     "shape; only a single number has the default gradient 1"
                 )
             gradient = be.full(self.shape, 1.0, self.dtype)
-        gradient = be.asarray(_plain(gradient), self.dtype)
-        _check_gradient(gradient, self)
+        else:
+            gradient = be.asarray(_plain(gradient), self.dtype)
+            if gradient.shape != self._data.shape:
+                _refuse_gradient(gradient, self)
         pending: dict[int, Array] = {id(self): gradient}
         for node in reversed(_sorted_nodes(self)):
             g = pending.pop(id(node), None)
@@ -232,9 +238,11 @@ class Tensor(Operators):
             for parent, part in zip(parents, parts, strict=False):
                 if part is None or not isinstance(parent, Tensor) or not parent.requires_grad:
                     continue
-                _check_gradient(part, parent)
-                known = pending.get(id(parent))
-                pending[id(parent)] = part if known is None else be.fuse(_add)(known, part)
+                if part.shape != parent._data.shape:
+                    _refuse_gradient(part, parent)
+                key = id(parent)
+                known = pending.get(key)
+                pending[key] = part if known is None else _sum(known, part)
 
     def _accumulate(self, g: Array) -> None:
         be = backend.of(gradient=g)
@@ -353,6 +361,8 @@ class Tensor(Operators):
 
 
 def _as_array(data: Any) -> Array:
+    if backend.is_array(data):
+        return data
     if isinstance(data, Tensor):
         return data._data
     if isinstance(data, (list, tuple, int, float)):
@@ -369,25 +379,33 @@ def _sorted_nodes(last: Tensor) -> list[Tensor]:
     """All Tensors that lead to `last`, each after its parents; no recursion, so any depth."""
     order: list[Tensor] = []
     seen: set[int] = set()
-    stack: list[tuple[Tensor, bool]] = [(last, False)]
+    # Above a node lies None, and above that its parents: at None they are in order, all of them.
+    stack: list[Any] = [last]
     while stack:
-        node, parents_done = stack.pop()
-        if parents_done:
-            order.append(node)
+        node = stack.pop()
+        if node is None:
+            order.append(stack.pop())
         elif id(node) not in seen:
             seen.add(id(node))
-            stack.append((node, True))
-            stack.extend(
-                (p, False) for p in node._parents if isinstance(p, Tensor) and p.requires_grad
-            )
+            if node._vjp is None:
+                order.append(node)
+                continue
+            stack += (node, None)
+            for p in node._parents:
+                if isinstance(p, Tensor) and p.requires_grad:
+                    stack.append(p)
     return order
 
 
-def _check_gradient(g: Array, of: Tensor) -> None:
-    if g.shape != of._data.shape:
-        raise ValueError(
-            f"expected a gradient of shape {of.shape}, that of its Tensor, got {tuple(g.shape)}"
-        )
+def _refuse_gradient(g: Array, of: Tensor) -> NoReturn:
+    raise ValueError(
+        f"expected a gradient of shape {of.shape}, that of its Tensor, got {tuple(g.shape)}"
+    )
+
+
+def _sum(known: Array, part: Array) -> Array:
+    total: Array = backend.of(known=known, part=part).fuse(_add)(known, part)
+    return total
 
 
 def _add(xp: Any, a: Array, b: Array) -> Array:

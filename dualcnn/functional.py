@@ -6,6 +6,7 @@ the operation of the same name in `dualcnn.ops`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from . import ops, random
@@ -43,6 +44,10 @@ __all__ = [
     "tanh",
     "transpose",
 ]
+
+
+_tensor: Callable[..., Tensor] = apply
+"""`apply` of an operation without a third result."""
 
 
 def conv2d(
@@ -339,11 +344,6 @@ def mean(input: Any, dim: Any = None, keepdim: bool = False, *, dtype: Any = Non
 def sum(input: Any, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Tensor:
     """The sum of all elements, or along `dim`; of the elements as `dtype` if one is given."""
     return _tensor(ops.sum, _as(input, dtype), dim=dim, keepdim=keepdim)
-
-
-def _tensor(op: Any, *inputs: Any, **params: Any) -> Tensor:
-    result: Tensor = apply(op, *inputs, **params)
-    return result
 
 
 def _as(x: Any, dtype: Any) -> Any:

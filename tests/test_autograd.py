@@ -79,6 +79,14 @@ def test_one_tensor_twice_in_one_operation(be):
     assert grad(x) == [4, 6]
 
 
+def test_two_uses_before_a_move_add_up(be):
+    """On their own backend, not that of the loss."""
+    x = leaf(be, [2.0, 3.0])
+    (x * x + x).to("cpu").sum().backward()
+    assert grad(x) == [5, 7]
+    assert be.owns(x.grad)
+
+
 def test_ten_thousand_operations_deep(be):
     x = leaf(be, [1.0])
     y = x

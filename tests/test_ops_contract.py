@@ -133,6 +133,15 @@ def test_no_op_waits_for_the_device(name: str) -> None:
     assert stand_in.counters.launches > 0 or name in VIEWS
 
 
+def test_one_hot_of_known_classes_waits_for_no_device() -> None:
+    be = backend.CupyBackend(stand_in.cupy)
+    with backend.use(be):
+        labels = place(be, np.array([0, 2]))
+        stand_in.counters.reset()
+        ops.one_hot(labels, 3)
+    assert stand_in.counters.synchronisations == 0
+
+
 VIEWS = ("add", "sub", "concat", "reshape", "flatten", "transpose", "permute", "getitem")
 """Some of these only look at their inputs in another way."""
 

@@ -5,7 +5,17 @@ from .cupy import CupyBackend
 from .detect import BackendUnavailableError, Status
 from .numpy import NumpyBackend
 from .philox import random_bits
-from .select import MixedBackendsError, asarray, available, current, get, of, to_numpy, use
+from .select import (
+    MixedBackendsError,
+    asarray,
+    available,
+    current,
+    get,
+    is_array,
+    of,
+    to_numpy,
+    use,
+)
 from .workers import pool
 
 __all__ = [
@@ -21,6 +31,7 @@ __all__ = [
     "available",
     "current",
     "get",
+    "is_array",
     "of",
     "pool",
     "random_bits",

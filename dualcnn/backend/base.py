@@ -153,6 +153,10 @@ class Backend:
         """Whether `x` holds real floating-point numbers."""
         return bool(self.xp.isdtype(x.dtype, "real floating"))
 
+    def is_integral(self, x: Array) -> bool:
+        """Whether `x` holds whole numbers."""
+        return bool(self.xp.isdtype(x.dtype, "integral"))
+
     def itemsize(self, dtype: Any) -> int:
         """Bytes of one element."""
         if self.xp.isdtype(dtype, "bool"):
@@ -213,6 +217,10 @@ class Backend:
     def reshape(self, x: Array, shape: tuple[int, ...]) -> Array:
         """`x` with another shape, its elements read in C order; a view where one exists."""
         return self.xp.reshape(self.contiguous(x), shape)
+
+    def permute(self, x: Array, order: tuple[int, ...]) -> Array:
+        """`x` with its axes in that order; no copy."""
+        return self.xp.permute_dims(x, order)
 
     def in_order_of(self, x: Array, like: Array) -> Array:
         """`x` in the memory order of `like`, an array of the same shape: itself where it is so."""
@@ -309,6 +317,14 @@ class Backend:
         if out is None:
             return product
         return self.assign(out, out + product if accumulate else product)
+
+    def sum(self, x: Array, axis: int | tuple[int, ...] | None = None) -> Array:
+        """The sum of all elements, 0-d, or along axes, which stay with size 1."""
+        return self.scalar(self.xp.sum(x, axis=axis, keepdims=axis is not None))
+
+    def max(self, x: Array, axis: int | tuple[int, ...]) -> Array:
+        """The largest elements along axes, which stay with size 1."""
+        return self.xp.max(x, axis=axis, keepdims=True)
 
     def contract(
         self, subscripts: str, *operands: Array, out: Array | None = None, accumulate: bool = False

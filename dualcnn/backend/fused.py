@@ -45,6 +45,11 @@ class Fused:
         self._programs: dict[Any, _Found] = {}
 
     def __call__(self, *args: Any, out: Any = None) -> Any:
+        for a in args:
+            if type(a) is np.ndarray and a.nbytes >= PROGRAM_BYTES:
+                break
+        else:
+            return self._plainly(args, out)
         key: list[Any] = []
         largest = 0
         for a in args:
@@ -53,8 +58,6 @@ class Fused:
                 largest = max(largest, a.nbytes)
             else:
                 key.append(type(a))
-        if largest < PROGRAM_BYTES:
-            return self._plainly(args, out)
         found = self._programs.get(tuple(key))
         if found is None:
             found = self._found(tuple(key), args)

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
 from . import workers
-from .arena import Arena
+from .arena import SMALLEST, Arena
 from .base import Array
 from .fused import Fused
 from .strided import StridedBackend
@@ -86,6 +86,8 @@ class NumpyBackend(StridedBackend):
     def contiguous(self, x: Array) -> Array:
         if x.flags.c_contiguous:
             return x
+        if x.nbytes < SMALLEST:
+            return x.copy()
         return self.assign(self.empty(x.shape, x.dtype), x)
 
     def workspace(self, key: str, shape: tuple[int, ...], dtype: Any) -> Array:
@@ -214,6 +216,16 @@ class NumpyBackend(StridedBackend):
 
         self.pool.run(body, len(parts))
         return out
+
+    # 1.0 us on a few numbers, where np.sum and np.max take 2.3.
+
+    def sum(self, x: Array, axis: int | tuple[int, ...] | None = None) -> Array:
+        if axis is None:
+            return np.asarray(np.add.reduce(x, axis=None))
+        return np.add.reduce(x, axis=axis, keepdims=True)
+
+    def max(self, x: Array, axis: int | tuple[int, ...]) -> Array:
+        return np.maximum.reduce(x, axis=axis, keepdims=True)
 
     def contract(
         self, subscripts: str, *operands: Array, out: Array | None = None, accumulate: bool = False

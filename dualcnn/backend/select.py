@@ -23,6 +23,7 @@ __all__ = [
     "available",
     "current",
     "get",
+    "is_array",
     "of",
     "to_numpy",
     "use",
@@ -150,9 +151,11 @@ def of(**arrays: Any) -> Backend:
     found: Backend | None = None
     first = ""
     for name, x in arrays.items():
-        if x is None or isinstance(x, (int, float)):
-            continue
-        backend = _by_type.get(type(x)) or _find(name, x)
+        backend = _by_type.get(type(x))
+        if backend is None:
+            if x is None or isinstance(x, (int, float)):
+                continue
+            backend = _find(name, x)
         if found is None:
             found, first = backend, name
         elif backend is not found:
@@ -164,6 +167,11 @@ def of(**arrays: Any) -> Backend:
     if found is None:
         raise MixedBackendsError(f"expected at least one array among {', '.join(arrays)}")
     return found
+
+
+def is_array(x: Any) -> bool:
+    """Whether `x` is known for an array by its type alone; False says nothing."""
+    return type(x) in _by_type
 
 
 def _find(name: str, x: Any) -> Backend:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,13 @@ import numpy as np
 from .base import Array, Backend, window_sizes
 
 __all__ = ["StridedBackend"]
+
+
+@lru_cache(maxsize=1024)
+def _memory_order(strides: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The axes from the longest stride to the shortest, and the way back."""
+    order = tuple(sorted(range(len(strides)), key=lambda axis: -abs(strides[axis])))
+    return order, tuple(sorted(range(len(strides)), key=order.__getitem__))
 
 
 class StridedBackend(Backend):
@@ -22,11 +30,22 @@ class StridedBackend(Backend):
     def is_floating(self, x: Array) -> bool:
         return bool(x.dtype.kind == "f")
 
+    def is_integral(self, x: Array) -> bool:
+        return bool(x.dtype.kind in "iu")
+
     def itemsize(self, dtype: Any) -> int:
         return int(np.dtype(dtype).itemsize)
 
     def is_contiguous(self, x: Array) -> bool:
         return bool(x.flags.c_contiguous)
+
+    # The arrays' own methods take 0.2 us where NumPy's functions take 0.8.
+
+    def reshape(self, x: Array, shape: tuple[int, ...]) -> Array:
+        return self.contiguous(x).reshape(shape)
+
+    def permute(self, x: Array, order: tuple[int, ...]) -> Array:
+        return x.transpose(order)
 
     def empty_like(self, x: Array) -> Array:
         return self.empty_ordered(x, tuple(x.shape), x.dtype)
@@ -35,9 +54,8 @@ class StridedBackend(Backend):
         """Unset values whose axes lie in memory as those of `x` do."""
         if x.flags.c_contiguous:
             return self.empty(shape, dtype)
-        order = sorted(range(x.ndim), key=lambda axis: -abs(x.strides[axis]))
-        base = self.empty(tuple(shape[axis] for axis in order), dtype)
-        return base.transpose(sorted(range(x.ndim), key=order.__getitem__))
+        order, back = _memory_order(x.strides)
+        return self.empty(tuple([shape[axis] for axis in order]), dtype).transpose(back)
 
     def in_order_of(self, x: Array, like: Array) -> Array:
         if x.strides == like.strides or x.ndim < 3:

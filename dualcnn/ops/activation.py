@@ -102,8 +102,7 @@ def _log_softmax_grad(xp: Any, gy: Array, y: Array, total: Array) -> Array:
 
 def _maximum(be: Backend, x: Array, axes: tuple[int, ...]) -> Array:
     """The maximum along the axes, which stay with size 1; of nothing, nothing."""
-    reduced = be.xp.max if math.prod(x.shape) else be.xp.sum
-    return reduced(x, axis=axes, keepdims=True)
+    return be.max(x, axes) if math.prod(x.shape) else be.sum(x, axes)
 
 
 def softmax(x: Array, *, dim: int, needs: tuple[bool, ...] = (True,)) -> tuple[Array, Vjp]:
@@ -111,10 +110,10 @@ def softmax(x: Array, *, dim: int, needs: tuple[bool, ...] = (True,)) -> tuple[A
     be = backend.of(x=x)
     axes = axes_of(dim, x.ndim)
     e = be.fuse(_exp_shifted)(x, _maximum(be, x, axes))
-    y = be.fuse(_quotient)(e, be.xp.sum(e, axis=axes, keepdims=True))
+    y = be.fuse(_quotient)(e, be.sum(e, axes))
 
     def vjp(gy: Array) -> tuple[Array | None, ...]:
-        along = be.xp.sum(be.fuse(_product)(gy, y), axis=axes, keepdims=True)
+        along = be.sum(be.fuse(_product)(gy, y), axes)
         return (be.fuse(_softmax_grad)(gy, y, along),)
 
     return y, vjp
@@ -125,11 +124,11 @@ def log_softmax(x: Array, *, dim: int, needs: tuple[bool, ...] = (True,)) -> tup
     be = backend.of(x=x)
     axes = axes_of(dim, x.ndim)
     shift = _maximum(be, x, axes)
-    log_sum = be.xp.log(be.xp.sum(be.fuse(_exp_shifted)(x, shift), axis=axes, keepdims=True))
+    log_sum = be.xp.log(be.sum(be.fuse(_exp_shifted)(x, shift), axes))
     y = be.fuse(_log_softmax)(x, shift, log_sum)
 
     def vjp(gy: Array) -> tuple[Array | None, ...]:
-        total = be.xp.sum(gy, axis=axes, keepdims=True)
+        total = be.sum(gy, axes)
         return (be.fuse(_log_softmax_grad)(gy, y, total),)
 
     return y, vjp

@@ -18,9 +18,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache, wraps
+from functools import cache, cached_property, lru_cache, wraps
 from operator import index
-from typing import Any, TypeVar, cast
+from typing import Any, NoReturn, TypeVar, cast
 
 from ..backend import Array, Backend
 
@@ -100,12 +100,22 @@ class Window:
 
 def channels_last(be: Backend, x: Array) -> Array:
     """`(N, C, *S)` seen as `(N, *S, C)`; no copy."""
-    return be.xp.permute_dims(x, (0, *range(2, x.ndim), 1))
+    return be.permute(x, _last(x.ndim))
 
 
 def channels_first(be: Backend, x: Array) -> Array:
     """`(N, *S, C)` seen as `(N, C, *S)`; no copy."""
-    return be.xp.permute_dims(x, (0, x.ndim - 1, *range(1, x.ndim - 1)))
+    return be.permute(x, _first(x.ndim))
+
+
+@cache
+def _last(ndim: int) -> tuple[int, ...]:
+    return (0, *range(2, ndim), 1)
+
+
+@cache
+def _first(ndim: int) -> tuple[int, ...]:
+    return (0, ndim - 1, *range(1, ndim - 1))
 
 
 def or_one_image(n: int) -> Callable[[Op], Op]:
@@ -172,16 +182,25 @@ def hashable(value: Any) -> Any:
 
 def one_dtype(be: Backend, **arrays: Any) -> None:
     """Raise `TypeError` unless the named arrays hold floating-point numbers of one type."""
+    dtype = None
+    for a in arrays.values():
+        if a is None:
+            continue
+        if dtype is None and be.is_floating(a):
+            dtype = a.dtype
+        elif dtype is None or a.dtype != dtype:
+            _refuse_dtypes(be, arrays)
+
+
+def _refuse_dtypes(be: Backend, arrays: dict[str, Any]) -> NoReturn:
     given = {name: a for name, a in arrays.items() if a is not None}
-    dtypes = [a.dtype for a in given.values()]
-    if not all(be.is_floating(a) for a in given.values()) or any(d != dtypes[0] for d in dtypes):
-        found = ", ".join(f"{name} {a.dtype}" for name, a in given.items())
-        wanted = next((a.dtype for a in given.values() if be.is_floating(a)), "float32")
-        odd = next(name for name, a in given.items() if a.dtype != wanted)
-        raise TypeError(
-            f"expected floating-point numbers of one type, got {found}. Fix: "
-            f'{odd} = {odd}.astype("{wanted}")'
-        )
+    found = ", ".join(f"{name} {a.dtype}" for name, a in given.items())
+    wanted = next((a.dtype for a in given.values() if be.is_floating(a)), "float32")
+    odd = next(name for name, a in given.items() if a.dtype != wanted)
+    raise TypeError(
+        f"expected floating-point numbers of one type, got {found}. Fix: "
+        f'{odd} = {odd}.astype("{wanted}")'
+    )
 
 
 def tuple_of(value: Any, n: int, name: str, least: int = 1) -> tuple[int, ...]:

@@ -6,6 +6,7 @@ import math
 
 from .. import backend
 from ..backend import Array
+from .activation import _product
 from .geometry import one_dtype
 from .types import Vjp
 
@@ -32,16 +33,24 @@ def linear(
             f"expected a bias of shape {(weight.shape[0],)}, one an output, got {tuple(bias.shape)}"
         )
     lead = tuple(x.shape[:-1])
-    x2 = be.reshape(x, (math.prod(lead), x.shape[-1]))
-    y2 = be.matmul(x2, be.xp.matrix_transpose(weight))
+    flat = len(lead) == 1
+    x2 = x if flat else be.reshape(x, (math.prod(lead), x.shape[-1]))
+    y2 = be.matmul(x2, weight.T)
     if bias is not None:
         y2 += bias
 
     def vjp(gy: Array) -> tuple[Array | None, ...]:
-        g2 = be.reshape(gy, (x2.shape[0], weight.shape[0]))
-        gx = be.reshape(be.matmul(g2, weight), tuple(x.shape)) if needs[0] else None
-        gw = be.matmul(be.xp.matrix_transpose(g2), x2) if needs[1] else None
-        gb = be.contract("mc->c", g2) if bias is not None and needs[2] else None
+        g2 = gy if flat else be.reshape(gy, (x2.shape[0], weight.shape[0]))
+        gx = gw = gb = None
+        if needs[0]:
+            gx = be.matmul(g2, weight)
+            gx = gx if flat else be.reshape(gx, tuple(x.shape))
+        if needs[1]:
+            # Of one row, column by row: 4 us for 10x1352, where a matrix product takes 16.
+            one = x2.shape[0] == 1
+            gw = be.fuse(_product)(g2.T, x2) if one else be.matmul(g2.T, x2)
+        if bias is not None and needs[2]:
+            gb = be.contract("mc->c", g2)
         return gx, gw, gb
 
-    return be.xp.reshape(y2, (*lead, weight.shape[0])), vjp
+    return y2 if flat else be.xp.reshape(y2, (*lead, weight.shape[0])), vjp

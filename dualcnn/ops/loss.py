@@ -55,19 +55,18 @@ def cross_entropy(
         _, shares, _ = _rows(be.asarray(_on_backend(be, x, target), x.dtype), reduction)
         factors = _class_weights(be, rows, weight)
         mass = be.fuse(_smoothed)(shares, factors, 1 - smoothing, smoothing / rows.shape[1])
-        weights = be.full((rows.shape[0], 1), 1.0, rows.dtype)
+        total = float(rows.shape[0])
     else:
         labels = _labels(be, x, target, ignore_index)
-        mass, weights = _masses(be, labels, rows, weight, ignore_index, smoothing)
-    shift = be.xp.max(rows, axis=1, keepdims=True)
-    log_sum = be.xp.log(be.xp.sum(be.fuse(_exp_shifted)(rows, shift), axis=1, keepdims=True))
+        mass, total = _masses(be, labels, rows, weight, ignore_index, smoothing)
+    shift = be.max(rows, 1)
+    log_sum = be.xp.log(be.sum(be.fuse(_exp_shifted)(rows, shift), 1))
     logp = be.fuse(_log_softmax)(rows, shift, log_sum)
-    loss, spread = _reduced(be, _losses(be, mass, logp), weights, reduction, _without_classes(x))
+    loss, spread = _reduced(be, mass, logp, total, reduction, x)
 
     def vjp(gy: Array) -> tuple[Array | None, ...]:
-        total = be.xp.sum(mass, axis=1, keepdims=True)
         g = spread(gy)
-        gx = restore(be.fuse(_cross_entropy_grad)(g, logp, mass, total))
+        gx = restore(be.fuse(_cross_entropy_grad)(g, logp, mass, be.sum(mass, 1)))
         if not (probable and needs[1]):
             return gx, None
         return gx, restore(be.fuse(_target_grad)(g, logp, factors, smoothing - 1))
@@ -87,8 +86,8 @@ def nll_loss(
     """Negative log likelihood of log probabilities; shapes and labels as in `cross_entropy`."""
     be, rows, restore = _rows(x, reduction)
     labels = _labels(be, x, target, ignore_index)
-    mass, weights = _masses(be, labels, rows, weight, ignore_index, 0.0)
-    loss, spread = _reduced(be, _losses(be, mass, rows), weights, reduction, _without_classes(x))
+    mass, total = _masses(be, labels, rows, weight, ignore_index, 0.0)
+    loss, spread = _reduced(be, mass, rows, total, reduction, x)
     return loss, lambda gy: (restore(be.fuse(_nll_grad)(spread(gy), mass)), None)
 
 
@@ -108,7 +107,7 @@ def mse_loss(
     squares = be.fuse(_squared_difference)(x, target)
     count = math.prod(x.shape)
     share = 1.0 / count if reduction == "mean" and count else 1.0
-    loss = squares if reduction == "none" else be.scalar(be.xp.sum(squares) * share)
+    loss = squares if reduction == "none" else be.scalar(be.sum(squares) * share)
 
     def vjp(gy: Array) -> tuple[Array | None, ...]:
         gx = be.fuse(_squared_difference_grad)(gy, x, target, 2.0 * share)
@@ -123,7 +122,7 @@ def one_hot(labels: Any, num_classes: int = -1, *, dtype: Any = None) -> Array:
     `num_classes` -1 means one more than the largest label. `dtype` is by default the labels' own.
     """
     be = backend.of(labels=labels)
-    if not be.xp.isdtype(labels.dtype, "integral"):
+    if not be.is_integral(labels):
         raise ValueError(f"one_hot: expected whole-number labels, got {labels.dtype}")
     if num_classes == -1:
         num_classes = int(be.xp.max(labels)) + 1
@@ -177,6 +176,8 @@ def _rows(x: Array, reduction: str) -> tuple[Backend, Array, Any]:
     _check_reduction(reduction)
     if x.ndim < 1:
         raise ValueError("expected an input (N, C), (N, C, *S) or (C,), got a single number")
+    if x.ndim == 2:
+        return be, be.contiguous(x), _as_it_is
     order = (0, *range(2, x.ndim), 1) if x.ndim > 1 else (0,)
     back = tuple(sorted(range(x.ndim), key=order.__getitem__))
     moved = be.xp.permute_dims(x, order)
@@ -188,6 +189,10 @@ def _rows(x: Array, reduction: str) -> tuple[Backend, Array, Any]:
     return be, rows, restore
 
 
+def _as_it_is(g: Array) -> Array:
+    return g
+
+
 def _are_probabilities(target: Any, x: Array) -> bool:
     """Whether the target says how probable each class is, rather than which one is right."""
     return tuple(getattr(target, "shape", ())) == tuple(x.shape) and backend.of(
@@ -196,11 +201,11 @@ def _are_probabilities(target: Any, x: Array) -> bool:
 
 
 def _labels(be: Backend, x: Array, target: Any, ignore_index: int) -> Array:
-    """The labels beside the input, as `(M,)`."""
+    """The labels beside the input, as `(M,)`; on the host `_masses` checks them."""
     expected = _without_classes(x)
     labels = target if hasattr(target, "shape") else be.asarray(target)
     home = backend.of(target=labels)
-    if not home.xp.isdtype(labels.dtype, "integral"):
+    if not home.is_integral(labels):
         raise ValueError(
             f"target: expected whole-number labels of shape {expected}, got {labels.dtype} of "
             f"shape {tuple(labels.shape)}"
@@ -210,11 +215,10 @@ def _labels(be: Backend, x: Array, target: Any, ignore_index: int) -> Array:
             f"target: expected labels of shape {expected}, one for each row of classes of the "
             f"input {tuple(x.shape)}, got {tuple(labels.shape)}"
         )
-    _check_labels(home, labels, x.shape[_class_axis(x)], ignore_index)
-    labels = _on_backend(be, x, labels)
-    if labels.dtype != be.dtype("int64"):
-        labels = be.xp.astype(labels, be.dtype("int64"))
-    return be.reshape(labels, (math.prod(expected),))
+    if home is not be:
+        _check_labels(home, labels, x.shape[_class_axis(x)], ignore_index)
+        labels = _on_backend(be, x, labels)
+    return labels if labels.ndim == 1 else be.reshape(labels, (math.prod(expected),))
 
 
 def _on_backend(be: Backend, x: Array, target: Any) -> Array:
@@ -247,45 +251,59 @@ def _masses(
     weight: Array | None,
     ignore_index: int,
     smoothing: float,
-) -> tuple[Array, Array]:
-    """The mass on each class `(M, C)`, and each label's own weight `(M, 1)`."""
+) -> tuple[Array, Any]:
+    """The mass on each class `(M, C)`, and the sum of the labels' own weights."""
     xp, classes = be.xp, rows.shape[1]
-    weight = _class_weights(be, rows, weight)
-    column = xp.reshape(labels, (-1, 1))
-    hits = _hits(be, labels, classes)
-    counted = column != ignore_index
-    known = (column >= 0) & (column < classes)
-    own = xp.where(hits & counted, weight, 0.0)
-    weights = xp.sum(own, axis=1, keepdims=True)
+    int64 = be.dtype("int64")
+    column = labels[:, None] if labels.dtype == int64 else xp.astype(labels[:, None], int64)
+    hits = column == xp.arange(classes, dtype=int64)
+    if 0 <= ignore_index < classes:
+        hits = hits & (column != ignore_index)
+    factors = None if weight is None else _class_weights(be, rows, weight)
+    own = xp.astype(hits, rows.dtype) if factors is None else xp.where(hits, factors, 0.0)
+    total = be.sum(own)
+    if be.host:
+        total = float(total)
+        # As many hits as labels: each is one of the classes. To look at them costs 6 us.
+        if factors is not None or total != labels.shape[0]:
+            _check_labels(be, labels, classes, ignore_index)
     mass = own
     if smoothing:
-        even = xp.where(counted, weight * (smoothing / classes), 0.0)
+        weight = _class_weights(be, rows, weight)
+        even = xp.where(column != ignore_index, weight * (smoothing / classes), 0.0)
         mass = own * (1 - smoothing) + even
     if not be.host:
-        mass = xp.where(counted & ~known, math.nan, mass)
-    return mass, weights
-
-
-def _losses(be: Backend, mass: Array, logp: Array) -> Array:
-    """The loss of each row, `(M, 1)`; a class without mass does not count, be it minus infinity."""
-    return be.xp.sum(be.fuse(_neg_product)(mass, logp), axis=1, keepdims=True)
+        unknown = ((column < 0) | (column >= classes)) & (column != ignore_index)
+        mass = xp.where(unknown, math.nan, mass)
+    return mass, total
 
 
 def _reduced(
-    be: Backend, losses: Array, weights: Array, reduction: str, shape: tuple[int, ...]
+    be: Backend, mass: Array, logp: Array, total: Any, reduction: str, x: Array
 ) -> tuple[Array, Any]:
-    """The reduced loss, and how its gradient spreads over the rows as `(M, 1)`."""
-    xp = be.xp
+    """The reduced loss, and how its gradient spreads over the rows: as `(M, 1)` or 0-d.
+
+    A class without mass does not count, be its `logp` minus infinity.
+    """
+    products = be.fuse(_neg_product)(mass, logp)
     if reduction == "none":
-        return xp.reshape(losses, shape), lambda gy: be.reshape(gy, tuple(losses.shape))
+        losses = be.sum(products, 1)
+        return be.reshape(losses, _without_classes(x)), lambda gy: be.reshape(gy, losses.shape)
+    loss = be.sum(products)
     if reduction == "sum":
-        return be.scalar(xp.sum(losses)), lambda gy: xp.broadcast_to(gy, losses.shape)
-    total = be.scalar(xp.sum(weights))
+        return loss, _as_it_is
     # Nothing counted: 0 / 0 is NaN and its gradient 0 by PyTorch's convention.
     return (
-        be.scalar(xp.sum(losses) / xp.where(total == 0, math.nan, total)),
-        lambda gy: xp.broadcast_to(gy / xp.where(total == 0, 1.0, total), losses.shape),
+        be.scalar(loss / _or(be, total, math.nan)),
+        lambda gy: be.scalar(gy / _or(be, total, 1.0)),
     )
+
+
+def _or(be: Backend, total: Any, other: float) -> Any:
+    """The total, a number or an array, or where it is 0 the other."""
+    if isinstance(total, float):
+        return total or other
+    return be.xp.where(total == 0, other, total)
 
 
 def _neg_product(xp: Any, mass: Array, logp: Array) -> Array:

@@ -30,13 +30,19 @@ def reshape(
 ) -> tuple[Array, Vjp]:
     """`x` in another shape, its elements in row order; one size may be -1."""
     be = backend.of(x=x)
-    size, known = math.prod(x.shape), math.prod(n for n in shape if n != -1)
-    open_ = tuple(shape).count(-1)
-    fits = size == known if not open_ else open_ == 1 and known > 0 and size % known == 0
-    if not fits or any(n < -1 for n in shape):
-        raise ValueError(f"can't reshape {tuple(x.shape)}, {size} elements, to {tuple(shape)}")
-    shape = tuple(size // known if n == -1 else n for n in shape)
+    if min(shape, default=0) < 0 or math.prod(shape) != math.prod(x.shape):
+        shape = _filled_in(tuple(x.shape), tuple(shape))
     return be.reshape(x, shape), lambda gy: (be.in_order_of(be.reshape(gy, tuple(x.shape)), x),)
+
+
+def _filled_in(old: tuple[int, ...], new: tuple[int, ...]) -> tuple[int, ...]:
+    """The new shape with its -1 replaced; raises `ValueError` where the old one doesn't fit."""
+    size, known = math.prod(old), math.prod(n for n in new if n != -1)
+    open_ = new.count(-1)
+    fits = size == known if not open_ else open_ == 1 and known > 0 and size % known == 0
+    if not fits or any(n < -1 for n in new):
+        raise ValueError(f"can't reshape {old}, {size} elements, to {new}")
+    return tuple(size // known if n == -1 else n for n in new)
 
 
 def flatten(

@@ -193,10 +193,10 @@ class GroupBuffers:
         """Whether each parameter still lives where this put it."""
         if len(params) != len(self._slots):
             return False
-        return all(
-            param._data is slot and param.data_slot is slot
-            for param, slot in zip(params, self._slots, strict=True)
-        )
+        for param, slot in zip(params, self._slots, strict=True):
+            if param._data is not slot or param.data_slot is not slot:
+                return False
+        return True
 
     def rebuilt(self, params: Sequence[Tensor]) -> GroupBuffers:
         """Buffers for where the parameters are now, with the moments and counts of these."""

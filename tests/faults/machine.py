@@ -103,8 +103,8 @@ FAULTS = (
     Fault(
         "labels read back from the device to be checked",
         "ops/loss.py",
-        "if not be.host or math.prod(labels.shape) == 0:",
-        "if math.prod(labels.shape) == 0:",
+        "    if be.host:\n        total = float(total)",
+        "    if True:\n        total = float(total)",
         "test_ops_contract.py",
         backend="cupy-stand-in",
     ),
