@@ -218,6 +218,10 @@ class Backend:
         """`x` with another shape, its elements read in C order; a view where one exists."""
         return self.xp.reshape(self.contiguous(x), shape)
 
+    def reshape_view(self, x: Array, shape: tuple[int, ...]) -> Array:
+        """`x` with another shape that its memory order allows, to be written to through it."""
+        return self.xp.reshape(x, shape)
+
     def permute(self, x: Array, order: tuple[int, ...]) -> Array:
         """`x` with its axes in that order; no copy."""
         return self.xp.permute_dims(x, order)

@@ -188,9 +188,7 @@ class Program:
             if registers[register] is not out:
                 np.copyto(out, registers[register], casting="same_kind")
 
-    def _planned(
-        self, outs: Sequence[Any], aliases: Aliases
-    ) -> list[tuple[Any, ...]]:
+    def _planned(self, outs: Sequence[Any], aliases: Aliases) -> list[tuple[Any, ...]]:
         """For each step where it writes: to a result, into a buffer, or to a new small array."""
         plan: list[tuple[Any, ...]] = []
         holder: dict[int, int] = {}

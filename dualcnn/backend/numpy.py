@@ -25,8 +25,12 @@ BLOCK_BYTES = 1 << 20
 parts of 0.5, 1 and 2 MiB on two cores with 1 MiB of L2 each: a smaller part is multiplied sooner
 but costs a hand-off of the interpreter lock."""
 
-FEWEST_PARTS = 8
-"""Parts of a job that is shared at all, so that up to eight threads find work."""
+FEWEST_PARTS = 2
+"""Parts of a small job that is shared: a part costs some 50 us of Python, which holds the
+interpreter lock. The two convolutions of a LeNet step took 9.3 ms in 8 parts each, 6.5 in 2."""
+
+MOST_LANES = 8
+"""Partial sums of one reduction, and parts of one product."""
 
 SERIAL_PRODUCT = 1 << 18
 """OpenBLAS gives products of fewer multiplications to one thread anyway."""
@@ -34,9 +38,10 @@ SERIAL_PRODUCT = 1 << 18
 SHARED_PRODUCT = 1 << 24
 """Products of fewer multiplications take under half a millisecond: a hand-off would not pay."""
 
-SKINNY = 64
+SKINNY = 256
 """A product of fewer rows or columns reads its operands too often: 128x9216 by 9216x128 took
-4.7 ms in parts of 16 columns and 2.2 ms in parts of 64."""
+4.5 ms in parts of 32 rows, 2.4 in parts of 64, and 512x4608 by 4608x512 16.5 in parts of 64, 13.6
+in parts of 256. Two parts are the fewest."""
 
 ACCUMULATOR_BYTES = 1 << 26
 """What the partial sums of one reduction may hold together."""
@@ -165,7 +170,7 @@ class NumpyBackend(StridedBackend):
         if not parts:
             return [self.zeros(shape, dtype) for shape in shapes]
         one = sum(math.prod(shape) for shape in shapes) * self.itemsize(dtype)
-        count = min(len(parts), FEWEST_PARTS, max(2, ACCUMULATOR_BYTES // one))
+        count = min(len(parts), MOST_LANES, max(4, ACCUMULATOR_BYTES // one))
         sums = [[self.empty(shape, dtype) for shape in shapes] for _ in range(count)]
 
         def lane(i: int) -> None:
@@ -189,43 +194,40 @@ class NumpyBackend(StridedBackend):
     ) -> Array:
         a, b = _for_blas(a), _for_blas(b)
         if out is None:
-            shape = (*np.broadcast_shapes(a.shape[:-2], b.shape[:-2]), a.shape[-2], b.shape[-1])
-            out = self.empty(shape, np.result_type(a, b))
+            lead = a.shape[:-2]
+            if b.ndim > 2:
+                lead = np.broadcast_shapes(lead, b.shape[:-2])
+            out = self.empty((*lead, a.shape[-2], b.shape[-1]), np.result_type(a, b))
         elif accumulate:
             product = self._product(a, b, self.workspace("matmul", out.shape, out.dtype))
-            return np.add(out, product, out=out)
+            return self.fuse(_sum)(out, product, out=out)
         return self._product(a, b, out)
 
     def _product(self, a: Array, b: Array, out: Array) -> Array:
         """The product, by one BLAS thread a worker: BLAS's own threads add up in another order."""
         multiplications = out.size * a.shape[-1]
-        if self.pool.inside or multiplications < SERIAL_PRODUCT:
+        if multiplications < SERIAL_PRODUCT or self.pool.inside:
             return np.matmul(a, b, out=out)
-        if multiplications < SHARED_PRODUCT or out.ndim > 2:
+        if multiplications < SHARED_PRODUCT or not (out.ndim == a.ndim == b.ndim <= 3):
             with self.pool.one_blas_thread():
                 return np.matmul(a, b, out=out)
-        axis = int(out.shape[1] > out.shape[0])
-        parts = even(out.shape[axis], max(2, min(FEWEST_PARTS, out.shape[axis] // SKINNY)))
+        axis = 0 if out.ndim == 3 else int(out.shape[1] > out.shape[0])
+        most = out.shape[axis] // (1 if out.ndim == 3 else SKINNY)
+        parts = even(
+            out.shape[axis], max(2, min(MOST_LANES, most, multiplications // SHARED_PRODUCT))
+        )
 
         def body(i: int) -> None:
             part = parts[i]
             if axis:
                 np.matmul(a, b[:, part], out=out[:, part])
+            elif out.ndim == 3:
+                np.matmul(a[part], b[part], out=out[part])
             else:
                 np.matmul(a[part], b, out=out[part])
 
         self.pool.run(body, len(parts))
         return out
-
-    # 1.0 us on a few numbers, where np.sum and np.max take 2.3.
-
-    def sum(self, x: Array, axis: int | tuple[int, ...] | None = None) -> Array:
-        if axis is None:
-            return np.asarray(np.add.reduce(x, axis=None))
-        return np.add.reduce(x, axis=axis, keepdims=True)
-
-    def max(self, x: Array, axis: int | tuple[int, ...]) -> Array:
-        return np.maximum.reduce(x, axis=axis, keepdims=True)
 
     def contract(
         self, subscripts: str, *operands: Array, out: Array | None = None, accumulate: bool = False
@@ -253,3 +255,7 @@ def _for_blas(x: Array) -> Array:
 
 def _identity(xp: Any, x: Array) -> Array:
     return x
+
+
+def _sum(xp: Any, a: Array, b: Array) -> Array:
+    return a + b

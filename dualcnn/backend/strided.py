@@ -44,6 +44,9 @@ class StridedBackend(Backend):
     def reshape(self, x: Array, shape: tuple[int, ...]) -> Array:
         return self.contiguous(x).reshape(shape)
 
+    def reshape_view(self, x: Array, shape: tuple[int, ...]) -> Array:
+        return x.reshape(shape)
+
     def permute(self, x: Array, order: tuple[int, ...]) -> Array:
         return x.transpose(order)
 

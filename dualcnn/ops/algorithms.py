@@ -6,6 +6,7 @@
 | winograd4 | F(4x4, 3x3), a quarter of the products | 3x3, stride 1, no dilation, one group |
 | winograd2 | F(2x2, 3x3), fewer than half of them | the same |
 | depthwise | a sum of products a tap | a kernel a channel, two spatial axes |
+| toeplitz | rows of the image times a banded matrix | two axes, stride 1, no dilation, one group |
 
 Winograd's results differ from im2col's by rounding: about 1e-5 of the largest value for winograd4,
 1e-6 for winograd2 and im2col itself.
@@ -17,12 +18,12 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from ..backend import Array, Backend
-from . import depthwise, im2col
+from . import depthwise, im2col, toeplitz
 from .geometry import GeometryError, Window
-from .types import Done, Into, Take
+from .types import Done, Emit, Into, Take
 from .winograd import Winograd
 
 __all__ = ["NAMES", "Algorithm", "algorithms", "chosen"]
@@ -54,9 +55,32 @@ class Algorithm(Protocol):
         """
 
 
+@runtime_checkable
+class ByTap(Protocol):
+    """An algorithm that can sort its outputs for a pooling with kernels of size `by`."""
+
+    def forward_by_tap(
+        self, be: Backend, x: Array, w: Array, window: Window, by: tuple[int, ...], emit: Emit
+    ) -> None:
+        """Hand on the outputs of some images, tap by tap."""
+
+    def gradients_by_tap(
+        self,
+        be: Backend,
+        x: Array,
+        emit: Emit,
+        w: Array,
+        window: Window,
+        by: tuple[int, ...],
+        needs: tuple[bool, bool, bool],
+    ) -> tuple[Array | None, Array | None, Array | None]:
+        """Gradients from what `emit` writes to the taps."""
+
+
 _ALGORITHMS: dict[str, Algorithm] = {
     "im2col": im2col,
     "depthwise": depthwise,
+    "toeplitz": toeplitz,
     "winograd2": Winograd(2),
     "winograd4": Winograd(4),
 }
@@ -103,6 +127,8 @@ def chosen(
         return _ALGORITHMS["im2col"]
     if depthwise.runs(x.shape[-1], w, groups):
         return _ALGORITHMS["depthwise"]
+    if _runs("toeplitz", x, w, window, groups) and _is_small(x, w, window):
+        return _ALGORITHMS["toeplitz"]
     # Who computes in float64 counts digits.
     if forced == _EXACT or x.dtype != be.dtype("float32") or not _runs_winograd(window, groups):
         return _ALGORITHMS["im2col"]
@@ -112,6 +138,8 @@ def chosen(
 def _runs(name: str, x: Array, w: Array, window: Window, groups: int) -> bool:
     if name == "depthwise":
         return depthwise.runs(x.shape[-1], w, groups)
+    if name == "toeplitz":
+        return toeplitz.runs(window, groups)
     return name == "im2col" or _runs_winograd(window, groups)
 
 
@@ -126,6 +154,8 @@ def _check(name: str, x: Array, w: Array, window: Window, groups: int) -> None:
         return
     if name == "depthwise":
         wanted = "one kernel a channel: groups, input and output channels alike"
+    elif name == "toeplitz":
+        wanted = "two spatial axes, stride 1, no dilation and one group"
     else:
         wanted = "3x3 kernels with stride 1, no dilation, one group and at most 2 rows of padding"
     raise GeometryError(
@@ -135,28 +165,46 @@ def _check(name: str, x: Array, w: Array, window: Window, groups: int) -> None:
     )
 
 
+def _is_small(x: Array, w: Array, window: Window) -> bool:
+    """Whether im2col would leave BLAS idle. Milliseconds with ReLU and 2x2 pooling, forward and
+    all gradients, toeplitz beside im2col, on one thread (two gain nothing here):
+
+    | batch x map, channels, kernel | toeplitz | im2col |
+    | --- | --- | --- |
+    | 64 x 28x28, 1 to 6, 5x5 | 0.9, 1.4 | 1.9, 2.3 |
+    | 64 x 14x14, 6 to 16, 5x5 | 1.1, 2.0 | 1.3, 4.7 |
+    | 128 x 28x28, 1 to 32, 3x3 | 3.5, 5.8 | 2.6, 5.2 |
+    | 64 x 32x32, 3 to 32, 3x3 | 3.7, 4.9 | 3.1, 6.6 |
+    | 1 x 28x28, 1 to 8, 3x3 | 0.17, 0.20 | 0.09, 0.09 |
+    """
+    rows = x.shape[0] * window.out[0]
+    return bool(x.shape[-1] <= 8 and w.shape[0] <= 16 and rows >= 256)
+
+
 def _by_shape(images: int, channels: int, outputs: int, window: Window) -> str:
-    """The table. Time of winograd4 over im2col, forward and all gradients together:
+    """The table. Milliseconds forward and of all gradients together, winograd4 beside im2col:
 
-    | batch x map, channels | tiles | forward | gradients |
+    | batch x map, channels | tiles | winograd4 | im2col |
     | --- | ---: | ---: | ---: |
-    | 128 x 26x26, 32 to 64 | 4608 | 0.64 | 0.55 |
-    | 64 x 32x32, 64 to 64 | 4096 | 0.45 | 0.54 |
-    | 64 x 16x16, 128 to 128 | 1024 | 0.55 | 0.53 |
-    | 64 x 8x8, 256 to 256 | 256 | 0.52 | 0.72 |
-    | 8 x 16x16, 128 to 128 | 128 | 0.90 | 0.75 |
-    | 1 x 32x32, 64 to 64 | 64 | 0.74 | 0.72 |
-    | 32 x 8x8, 256 to 256 | 128 | 0.68 | 1.10 |
-    | 32 x 4x4, 512 to 512 | 32 | 1.6 | 1.6 |
-    | 64 x 14x14, 16 to 32 | 576 | 1.5 | 2.0 |
+    | 128 x 26x26, 32 to 64 | 4608 | 8.6, 18 | 18, 44 |
+    | 64 x 32x32, 64 to 64 | 4096 | 12, 26 | 31, 63 |
+    | 64 x 16x16, 128 to 128 | 1024 | 10, 25 | 29, 59 |
+    | 64 x 8x8, 256 to 256 | 256 | 11, 24 | 30, 62 |
+    | 32 x 8x8, 256 to 256 | 128 | 7.7, 17 | 15, 32 |
+    | 8 x 16x16, 128 to 128 | 128 | 2.6, 7.5 | 3.9, 8.1 |
+    | 64 x 4x4, 512 to 512 | 64 | 21, 42 | 30, 60 |
+    | 8 x 32x32, 64 to 64 | 512 | 2.3, 5.6 | 4.3, 8.4 |
+    | 32 x 4x4, 512 to 512 | 32 | 16, 35 | 15, 29 |
+    | 8 x 8x8, 256 to 256 | 32 | 4.6, 9.8 | 4.0, 8.5 |
+    | 8 x 8x8, 128 to 256 | 32 | 2.7, 6.4 | 2.1, 4.6 |
+    | 64 x 14x14, 16 to 32 | 576 | slower by half | |
 
-    NumPy, float32, two cores, medians of 9 interleaved runs. winograd2 was never the fastest by
-    more than a tenth. Below 32 channels the transforms cost more than the products save; with few
-    tiles the products are too thin.
+    NumPy, float32, two cores, medians of 9 runs. winograd2 was never the fastest by more than a
+    tenth. Below 32 channels the transforms cost more than the products save; with few tiles the
+    products are too thin, and transforming the weights costs too much.
     """
     tiles = images * math.prod(-(-size // 4) for size in window.out)
-    fewer = min(channels, outputs)
-    return "winograd4" if fewer >= 32 and tiles >= max(64, fewer) else "im2col"
+    return "winograd4" if min(channels, outputs) >= 32 and tiles >= 64 else "im2col"
 
 
 def _named(name: str) -> Algorithm:

@@ -7,10 +7,10 @@ from typing import Any
 from .. import backend
 from ..backend import Array
 from . import geometry
-from .algorithms import chosen
-from .geometry import channels_first, channels_last, hashable
+from .algorithms import ByTap, chosen
+from .geometry import Window, channels_first, channels_last, hashable
 from .rows import Rows, plus
-from .types import Done, Into, Take, Vjp
+from .types import Done, Emit, Into, Take, Vjp
 
 __all__ = ["Convolution", "conv2d"]
 
@@ -111,6 +111,54 @@ class Convolution:
         """Of x, weight and bias, those that are needed, in their public shapes."""
         wanted = (needs[0], needs[1], self.bias is not None and needs[2])
         args = self.be, self.x, gy, self.weight, self.window, self.groups
-        gx, gw, gb = self.algorithm.gradients(*args, wanted)
+        return self._public(self.algorithm.gradients(*args, wanted))
+
+    def forward_by_tap(self, pooling: Window, emit: Emit) -> None:
+        """Convolve, and hand on the outputs sorted by their place under a pooling's kernel, whose
+        windows lie side by side. Each tap is `(n, *OUT, O)` or has the same elements in order.
+        """
+        be = self.be
+        if isinstance(self.algorithm, ByTap):
+            args = be, self.x, self.weight, self.window
+            self.algorithm.forward_by_tap(*args, pooling.kernel, emit)
+            return
+
+        def into(images: slice) -> Array:
+            shape = (images.stop - images.start, *self.shape[1:])
+            return be.workspace("maps", shape, self.x.dtype)
+
+        self.forward(into, lambda images, maps: emit(images, _taps(maps, pooling)))
+
+    def gradients_by_tap(
+        self, pooling: Window, emit: Emit, needs: tuple[bool, ...]
+    ) -> tuple[Array | None, ...]:
+        """As `gradients`, from what `emit` writes to the taps."""
+        be = self.be
+        if isinstance(self.algorithm, ByTap):
+            args = be, self.x, emit, self.weight, self.window, pooling.kernel
+            wanted = (needs[0], needs[1], self.bias is not None and needs[2])
+            return self._public(self.algorithm.gradients_by_tap(*args, wanted))
+        covered = all(
+            p == o * s for p, o, s in zip(pooling.size, pooling.out, pooling.stride, strict=True)
+        )
+
+        def take(images: slice) -> Array:
+            shape = (images.stop - images.start, *self.shape[1:])
+            maps = be.workspace("maps", shape, self.x.dtype)
+            if not covered:
+                be.assign(maps, 0)
+            emit(images, _taps(maps, pooling))
+            return maps
+
+        return self.gradients(take, needs)
+
+    def _public(self, found: tuple[Array | None, ...]) -> tuple[Array | None, ...]:
+        gx, gw, gb = found
         first = (None if g is None else channels_first(self.be, g) for g in (gx, gw))
         return (*first, gb)
+
+
+def _taps(maps: Array, pooling: Window) -> list[Array]:
+    """Views of maps `(n, *S, O)`: what each place of the kernel meets."""
+    args = pooling.kernel, pooling.stride, pooling.dilation, pooling.out
+    return [maps[index] for _, index in backend.tap_slices(*args)]

@@ -111,9 +111,7 @@ class _Taps:
 
     def _side_by_side(self, maps: Array) -> Array:
         n, height, width, channels = maps.shape
-        return self.be.xp.reshape(
-            maps, (n, height, width // self.width, self.width * channels)
-        )
+        return self.be.xp.reshape(maps, (n, height, width // self.width, self.width * channels))
 
     def convolve(self, staged: Array, maps: Array) -> None:
         """Write the maps `(n, OH, OW, C)`."""

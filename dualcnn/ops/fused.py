@@ -7,6 +7,7 @@ leave the cache at all.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from .. import backend
@@ -81,40 +82,30 @@ def conv2d_relu_max_pool2d(
     be, outputs = conv.be, weight.shape[0]
     public = (x.shape[0], outputs, *conv.window.out)
     window = geometry.pooling(2, public, hashable(kernel_size), None, 0, 1, False)
-    places = backend.tap_slices(window.kernel, window.stride, window.dilation, window.out)
     shape = (x.shape[0], *window.out, outputs)
     rows = Rows(be, window.out, outputs)
     y = be.empty(shape, x.dtype)
-    firsts = [be.empty(shape, be.xp.bool) for _ in places[1:]]
+    firsts = [be.empty(shape, be.xp.bool) for _ in range(math.prod(window.kernel) - 1)]
 
-    def into(images: slice) -> Array:
-        count = images.stop - images.start
-        return be.workspace("maps", (count, *conv.shape[1:]), x.dtype)
+    def pool(images: slice, taps: list[Array]) -> None:
+        found = [be.reshape_view(a[images, ...], tuple(taps[0].shape)) for a in (y, *firsts)]
+        be.fuse(_maximum_and_place)(*taps, out=tuple(found))
+        _rectify(rows, y[images, ...], bias)
 
-    def done(images: slice, maps: Array) -> None:
-        taps = [maps[index] for _, index in places]
-        pooled = y[images, ...]
-        be.fuse(_maximum_and_place)(*taps, out=(pooled, *(f[images, ...] for f in firsts)))
-        _rectify(rows, pooled, bias)
-
-    conv.forward(into, done)
-    covered = all(p == o * s for p, o, s in zip(window.size, window.out, window.stride, strict=True))
+    conv.forward_by_tap(window, pool)
 
     def vjp(gy: Array) -> tuple[Array | None, ...]:
         given = conv.taker(gy)
 
-        def take(images: slice) -> Array:
+        def spread(images: slice, taps: list[Array]) -> None:
             part = given(images)
             g = be.workspace("behind relu", tuple(part.shape), part.dtype)
             be.mask(part, y[images, ...], out=g)
-            maps = be.workspace("maps", (part.shape[0], *conv.shape[1:]), part.dtype)
-            if not covered:
-                be.assign(maps, 0)
-            targets = tuple(maps[index] for _, index in places)
-            be.fuse(_to_places)(g, *(f[images, ...] for f in firsts), out=targets)
-            return maps
+            like = tuple(taps[0].shape)
+            places = (be.reshape_view(f[images, ...], like) for f in firsts)
+            be.fuse(_to_places)(be.reshape_view(g, like), *places, out=tuple(taps))
 
-        return conv.gradients(take, needs)
+        return conv.gradients_by_tap(window, spread, needs)
 
     return channels_first(be, y), vjp
 

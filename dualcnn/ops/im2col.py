@@ -162,9 +162,7 @@ def _gradients_at_once(
         cols = be.matmul(flat, be.reshape(w, (outputs, -1)))
         cols = be.reshape(cols, (n, math.prod(window.out), -1))
         each = math.prod(cols.shape[1:]) * be.itemsize(x.dtype)
-        be.blocks(
-            n, each, lambda part: _fold(be, cols[part, ...], gx[part, ...], window, taps, 1)
-        )
+        be.blocks(n, each, lambda part: _fold(be, cols[part, ...], gx[part, ...], window, taps, 1))
     return gx, gw, be.contract("mc->c", flat) if needs[2] else None
 
 
@@ -199,7 +197,12 @@ def _all_columns(be: Backend, x: Array, window: Window) -> Array:
 def _is_heavy(be: Backend, x: Array, w: Array, window: Window, groups: int) -> bool:
     weights: int = math.prod(w.shape) * be.itemsize(w.dtype)
     columns = x.shape[0] * window.out[0] * _row_bytes(be, x, window)
-    return groups == 1 and weights > HEAVY_WEIGHT and weights > columns // 8 and columns <= MOST_COLUMNS
+    return (
+        groups == 1
+        and weights > HEAVY_WEIGHT
+        and weights > columns // 8
+        and columns <= MOST_COLUMNS
+    )
 
 
 def _matrix(be: Backend, w: Array, groups: int) -> Array:

@@ -242,9 +242,7 @@ def _affine_relu(xp: Any, x: Array, scale: Array, shift: Array) -> Array:
     return xp.maximum(x * scale + shift, 0)
 
 
-def _affine_grad(
-    xp: Any, g: Array, x: Array, scale: Array, slope: Array, level: Array
-) -> Array:
+def _affine_grad(xp: Any, g: Array, x: Array, scale: Array, slope: Array, level: Array) -> Array:
     return g * scale + x * slope + level
 
 

@@ -1,5 +1,4 @@
-"""What every operation returns, and how parts of a batch are handed on while they are in the cache.
-"""
+"""What operations return, and how parts of a batch are handed on while they are in the cache."""
 
 from __future__ import annotations
 
@@ -8,7 +7,7 @@ from typing import TypeAlias
 
 from ..backend import Array
 
-__all__ = ["Done", "Into", "Take", "Vjp"]
+__all__ = ["Done", "Emit", "Into", "Take", "Vjp"]
 
 Vjp: TypeAlias = Callable[[Array], tuple[Array | None, ...]]
 """From the gradient of the output to the gradients of the inputs, None where not needed."""
@@ -22,3 +21,6 @@ Into: TypeAlias = Callable[[slice], Array]
 
 Done: TypeAlias = Callable[[slice, Array], None]
 """Told when the maps of some images are complete, while they are in the cache."""
+
+Emit: TypeAlias = Callable[[slice, list[Array]], None]
+"""Gets, or fills, the taps of some images: arrays of one shape, in row order of the kernel."""
