@@ -190,7 +190,7 @@ class _Bands:
         gw = self._weight_gradient(found[0]) if needs[1] else None
         gb = None
         if needs[2]:
-            gb = be.sum(be.reshape(found[-1], (self.block, self.outputs)), axis=0)
+            gb = be.xp.sum(be.reshape(found[-1], (self.block, self.outputs)), axis=0)
         return gx, gw, gb
 
     def _fold(self, product: Array, gx: Array) -> None:
