@@ -95,6 +95,7 @@ class Backend:
         self.device = device
         self._fused: dict[Callable[..., Any], Callable[..., Any]] = {}
         self._constants: dict[tuple[Any, ...], Array] = {}
+        self._recent: dict[Any, tuple[Any, Array]] = {}
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name} on {self.device}>"
@@ -182,11 +183,19 @@ class Backend:
 
     def constant(self, values: tuple[Any, ...], dtype: Any) -> Array:
         """The array of nested tuples of numbers, made once; not to be written to."""
+        # By identity first: to hash hundreds of numbers takes longer than what they are wanted for.
+        quick = (id(values), dtype)
+        known = self._recent.get(quick)
+        if known is not None and known[0] is values:
+            return known[1]
         key = (values, str(dtype))
         if key not in self._constants:
             if len(self._constants) >= CONSTANTS:
                 self._constants.clear()
             self._constants[key] = self.asarray(values, dtype)
+        if len(self._recent) >= CONSTANTS:
+            self._recent.clear()
+        self._recent[quick] = values, self._constants[key]
         return self._constants[key]
 
     def empty_like(self, x: Array) -> Array:

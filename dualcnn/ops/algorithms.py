@@ -18,7 +18,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Protocol, runtime_checkable
+from typing import Protocol
 
 from ..backend import Array, Backend
 from . import depthwise, im2col, toeplitz
@@ -55,7 +55,6 @@ class Algorithm(Protocol):
         """
 
 
-@runtime_checkable
 class ByTap(Protocol):
     """An algorithm that can sort its outputs for a pooling with kernels of size `by`."""
 

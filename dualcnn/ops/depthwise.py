@@ -85,7 +85,7 @@ class _Taps:
         self.be = be
         self.window = window
         self.channels = w.shape[0]
-        self.weights = be.reshape(be.xp.permute_dims(w, (1, 2, 3, 0)), (*window.kernel, -1))
+        self.weights = be.reshape(be.permute(w, (1, 2, 3, 0)), (*window.kernel, -1))
         # Neighbouring columns meet neighbouring pixels only if the kernel moves by one.
         self.width = window.out[1] if window.stride[1] == 1 else 1
         self.wide = be.xp.tile(self.weights, (1, 1, self.width))
@@ -103,15 +103,15 @@ class _Taps:
         n, height, width, channels = staged.shape
         if self.width == 1:
             view = be.windows(staged, window.kernel, window.stride, window.dilation)
-            return be.xp.permute_dims(view, (0, 1, 2, 5, 3, 4))
-        lines = be.xp.reshape(staged, (n, height, width * channels, 1))
+            return be.permute(view, (0, 1, 2, 5, 3, 4))
+        lines = be.reshape_view(staged, (n, height, width * channels, 1))
         (down, _), (apart, step) = window.stride, window.dilation
         view = be.windows(lines, window.kernel, (down, 1), (apart, step * channels))
-        return be.xp.reshape(view, (*view.shape[:2], 1, *view.shape[2:5]))
+        return be.reshape_view(view, (*view.shape[:2], 1, *view.shape[2:5]))
 
     def _side_by_side(self, maps: Array) -> Array:
         n, height, width, channels = maps.shape
-        return self.be.xp.reshape(maps, (n, height, width // self.width, self.width * channels))
+        return self.be.reshape_view(maps, (n, height, width // self.width, self.width * channels))
 
     def convolve(self, staged: Array, maps: Array) -> None:
         """Write the maps `(n, OH, OW, C)`."""
@@ -126,16 +126,16 @@ class _Taps:
     def weight_gradient(self, wide: Array, w: Array) -> Array:
         """`(KH, KW, width * C)` to `(C, KH, KW, 1)`."""
         be, (kh, kw) = self.be, self.window.kernel
-        by_column = be.xp.reshape(wide, (kh, kw, self.width, self.channels))
+        by_column = be.reshape_view(wide, (kh, kw, self.width, self.channels))
         narrow = be.xp.sum(by_column, axis=2)
-        gw = be.xp.reshape(be.xp.permute_dims(narrow, (2, 0, 1)), (self.channels, kh, kw, 1))
+        gw = be.reshape_view(be.permute(narrow, (2, 0, 1)), (self.channels, kh, kw, 1))
         return be.contiguous(gw)
 
     def spread(self, grads: Array, gx: Array) -> None:
         """The input gradient where the kernel moves by more than one: the adjoint of `view`."""
         be, window = self.be, self.window
         n, height, width, channels = grads.shape
-        lines = be.xp.reshape(be.contiguous(grads), (n, height, width, 1, 1, channels))
+        lines = be.reshape_view(be.contiguous(grads), (n, height, width, 1, 1, channels))
         shape = (n, height, width, *window.kernel, channels)
         cols = be.workspace("columns", shape, grads.dtype)
         be.fuse(_times)(lines, self.weights, out=cols)

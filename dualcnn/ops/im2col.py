@@ -82,7 +82,7 @@ def gradients(
             for rows in be.parts(window.out[0], _row_bytes(be, x, window) * staged.shape[0]):
                 cols = _columns(be, _under(staged, rows, window), window, groups)
                 flat = be.reshape(grads[:, rows, ...], (-1, groups, per_group))
-                by_group = be.xp.permute_dims(flat, (1, 2, 0))
+                by_group = be.permute(flat, (1, 2, 0))
                 again = accumulate or rows.start > 0
                 be.matmul(by_group, cols, out=sums[0], accumulate=again)
         if needs[2]:
@@ -132,7 +132,7 @@ class _Back:
             m, outputs = math.prod(grads.shape[:-1]), grads.shape[-1]
             rows = be.reshape(grads, (m, groups, outputs // groups))
             product = be.workspace("product", (groups, m, self.w2.shape[2]), gx.dtype)
-            be.matmul(be.xp.permute_dims(rows, (1, 0, 2)), self.w2, out=product)
+            be.matmul(be.permute(rows, (1, 0, 2)), self.w2, out=product)
             _fold(be, product, gx, self.window, self.taps, groups)
             return
         staged = _stage(be, "gradients", grads, flipped)
@@ -155,7 +155,7 @@ def _gradients_at_once(
     flat = be.reshape(maps, (-1, outputs))
     gw = gx = None
     if needs[1]:
-        gw = be.matmul(be.xp.permute_dims(flat, (1, 0)), _all_columns(be, x, window))
+        gw = be.matmul(be.permute(flat, (1, 0)), _all_columns(be, x, window))
         gw = be.reshape(gw, tuple(w.shape))
     if needs[0]:
         gx = be.empty(tuple(x.shape), x.dtype)
@@ -172,8 +172,8 @@ def _fold(
     """Add the columns `(G, M, K * C/G)` of some images up to their pixels `(n, *S, C)`."""
     lead = (gx.shape[0], *window.out)
     if groups > 1:
-        cols = be.xp.reshape(cols, (groups, *lead, *taps))
-        cols = be.xp.permute_dims(cols, (*range(1, cols.ndim - 1), 0, cols.ndim - 1))
+        cols = be.reshape_view(cols, (groups, *lead, *taps))
+        cols = be.permute(cols, (*range(1, cols.ndim - 1), 0, cols.ndim - 1))
     cols = be.reshape(cols, (*lead, *taps[:-1], taps[-1] * groups))
     padded = be.fold(cols, window.padded, window.stride, window.dilation)
     inner = tuple(slice(a, a + s) for s, (a, _) in zip(window.size, window.padding, strict=True))
@@ -188,10 +188,10 @@ def _all_columns(be: Backend, x: Array, window: Window) -> Array:
     def body(images: slice) -> None:
         staged = _stage(be, "images", x[images, ...], window)
         view = be.windows(staged, window.kernel, window.stride, window.dilation)
-        be.assign(be.xp.reshape(cols[images, ...], view.shape), view)
+        be.assign(be.reshape_view(cols[images, ...], view.shape), view)
 
     be.blocks(x.shape[0], math.prod(cols.shape[1:]) * be.itemsize(x.dtype), body)
-    return be.xp.reshape(cols, (-1, taps))
+    return be.reshape_view(cols, (-1, taps))
 
 
 def _is_heavy(be: Backend, x: Array, w: Array, window: Window, groups: int) -> bool:
@@ -208,18 +208,18 @@ def _is_heavy(be: Backend, x: Array, w: Array, window: Window, groups: int) -> b
 def _matrix(be: Backend, w: Array, groups: int) -> Array:
     """Weights `(O, *K, C/G)` as `(G, K * C/G, O/G)`."""
     per_group = be.reshape(w, (groups, w.shape[0] // groups, -1))
-    return be.xp.permute_dims(per_group, (0, 2, 1))
+    return be.permute(per_group, (0, 2, 1))
 
 
 def _product(be: Backend, cols: Array, w2: Array, out: Array) -> None:
     """Write `cols (G, M, K) @ w2 (G, K, O/G)` into the maps `out (n, *OUT, O)`."""
     groups, m, per_group = cols.shape[0], cols.shape[1], w2.shape[2]
     if groups == 1 and be.is_contiguous(out):
-        be.matmul(cols[0, ...], w2[0, ...], out=be.xp.reshape(out, (m, per_group)))
+        be.matmul(cols[0, ...], w2[0, ...], out=be.reshape_view(out, (m, per_group)))
         return
     product = be.workspace("product", (groups, m, per_group), out.dtype)
     be.matmul(cols, w2, out=product)
-    be.assign(out, be.reshape(be.xp.permute_dims(product, (1, 0, 2)), out.shape))
+    be.assign(out, be.reshape(be.permute(product, (1, 0, 2)), out.shape))
 
 
 def _flipped(be: Backend, w: Array, groups: int) -> Array:
@@ -227,8 +227,8 @@ def _flipped(be: Backend, w: Array, groups: int) -> Array:
     outputs, *kernel, channels = w.shape
     n = len(kernel)
     w = be.xp.flip(w, axis=tuple(range(1, 1 + n)))
-    w = be.xp.reshape(w, (groups, outputs // groups, *kernel, channels))
-    w = be.xp.permute_dims(w, (0, n + 2, *range(2, n + 2), 1))
+    w = be.reshape_view(w, (groups, outputs // groups, *kernel, channels))
+    w = be.permute(w, (0, n + 2, *range(2, n + 2), 1))
     return be.reshape(w, (groups * channels, *kernel, outputs // groups))
 
 
@@ -258,22 +258,22 @@ def _columns(be: Backend, staged: Array, window: Window, groups: int) -> Array:
     """The windows of staged images as rows: `(G, M, K * C/G)`."""
     channels = staged.shape[-1]
     if window.is_pointwise and groups == 1:
-        return be.xp.reshape(staged, (1, -1, channels))
+        return be.reshape_view(staged, (1, -1, channels))
     view = be.windows(staged, window.kernel, window.stride, window.dilation)
     if groups == 1 and window.kernel[-1] * channels <= SHORT_RUN:
         return _columns_by_tap(be, view, window)
     if groups > 1:
-        view = be.xp.reshape(view, (*view.shape[:-1], groups, channels // groups))
-        view = be.xp.permute_dims(view, (view.ndim - 2, *range(view.ndim - 2), view.ndim - 1))
+        view = be.reshape_view(view, (*view.shape[:-1], groups, channels // groups))
+        view = be.permute(view, (view.ndim - 2, *range(view.ndim - 2), view.ndim - 1))
     cols = be.assign(be.workspace("columns", view.shape, view.dtype), view)
     per_group = math.prod(window.kernel) * channels // groups
-    return be.xp.reshape(cols, (groups, -1, per_group))
+    return be.reshape_view(cols, (groups, -1, per_group))
 
 
 def _columns_by_tap(be: Backend, view: Array, window: Window) -> Array:
     """The same columns, `(1, M, K * C)`, stored transposed; BLAS reads either order."""
     n = len(window.kernel)
-    by_tap = be.xp.permute_dims(view, (*range(1 + n, view.ndim), *range(1 + n)))
+    by_tap = be.permute(view, (*range(1 + n, view.ndim), *range(1 + n)))
     cols = be.assign(be.workspace("columns", by_tap.shape, view.dtype), by_tap)
-    flat = be.xp.reshape(cols, (1, math.prod(by_tap.shape[: n + 1]), -1))
-    return be.xp.permute_dims(flat, (0, 2, 1))
+    flat = be.reshape_view(cols, (1, math.prod(by_tap.shape[: n + 1]), -1))
+    return be.permute(flat, (0, 2, 1))
