@@ -17,10 +17,10 @@ __all__ = [
     "adaptive_avg_pool2d",
     "avg_pool2d",
     "batch_norm",
+    "batch_norm_relu",
     "cat",
     "concat",
     "conv2d",
-    "conv2d_batch_norm",
     "conv2d_relu",
     "conv2d_relu_max_pool2d",
     "cross_entropy",
@@ -154,54 +154,52 @@ def batch_norm(
     training: bool = False,
     momentum: float = 0.1,
     eps: float = 1e-5,
-    *,
-    relu: bool = False,
 ) -> Tensor:
-    """Normalise each channel of `(N, C)` or `(N, C, *S)`; rectified with `relu`.
+    """Normalise each channel of `(N, C)` or `(N, C, *S)`.
 
     In training the running statistics, where given, take in the batch's in place:
     `new = (1 - momentum) * old + momentum * batch`, the variance unbiased.
     """
+    args = input, running_mean, running_var, weight, bias, training, momentum, eps
+    return _batch_norm(*args, relu=False)
+
+
+def batch_norm_relu(
+    input: Any,
+    running_mean: Any,
+    running_var: Any,
+    weight: Any = None,
+    bias: Any = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Tensor:
+    """`relu(batch_norm(input, ...))` in fewer passes over memory."""
+    args = input, running_mean, running_var, weight, bias, training, momentum, eps
+    return _batch_norm(*args, relu=True)
+
+
+def _batch_norm(
+    input: Any,
+    running_mean: Any,
+    running_var: Any,
+    weight: Any,
+    bias: Any,
+    training: bool,
+    momentum: float,
+    eps: float,
+    relu: bool,
+) -> Tensor:
     old = _array(running_mean), _array(running_var)
     y, statistics = apply(
         ops.batch_norm, input, weight, bias, *old, training=training, eps=eps, relu=relu
     )
-    _take_in(old, statistics, momentum)
-    result: Tensor = y
-    return result
-
-
-def conv2d_batch_norm(
-    input: Any,
-    weight: Any,
-    bias: Any,
-    running_mean: Any,
-    running_var: Any,
-    norm_weight: Any = None,
-    norm_bias: Any = None,
-    training: bool = False,
-    momentum: float = 0.1,
-    eps: float = 1e-5,
-    *,
-    relu: bool = False,
-    **geometry: Any,
-) -> Tensor:
-    """`batch_norm(conv2d(input, weight, bias, **geometry), ...)` in fewer passes over memory."""
-    old = _array(running_mean), _array(running_var)
-    inputs = input, weight, bias, norm_weight, norm_bias, *old
-    options = {"training": training, "eps": eps, "relu": relu, **geometry}
-    y, statistics = apply(ops.conv2d_batch_norm, *inputs, **options)
-    _take_in(old, statistics, momentum)
-    result: Tensor = y
-    return result
-
-
-def _take_in(old: tuple[Any, Any], statistics: Any, momentum: float) -> None:
-    """Let running statistics take in those of a batch."""
     for running, batch in zip(old, statistics or (), strict=False):
         if running is not None:
             fused = of(running=running).fuse(_blend)
             fused(running, batch, 1 - momentum, momentum, out=running)
+    result: Tensor = y
+    return result
 
 
 def _blend(xp: Any, old: Array, new: Array, keep: float, take: float) -> Array:

@@ -180,9 +180,9 @@ class Program:
                 registers[register] = call(*[registers[i] for i in inputs])
                 continue
             if len(inputs) == 2:
-                call(registers[inputs[0]], registers[inputs[1]], target)
+                call(registers[inputs[0]], registers[inputs[1]], out=target)
             else:
-                call(*[registers[i] for i in inputs], target)
+                call(*[registers[i] for i in inputs], out=target)
             registers[register] = target
         for out, register in zip(outs, self.results, strict=True):
             if registers[register] is not out:

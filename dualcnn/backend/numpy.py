@@ -107,10 +107,10 @@ class NumpyBackend(StridedBackend):
     def scratch(self, number: int, shape: tuple[int, ...], dtype: Any) -> Array:
         """Scratch of an expression; the next one finds what the last one with this shape had."""
         held = self._local.__dict__
-        key = ("expression", number)
+        key = f"expression {number}"
         kept = held.get(key)
         if kept is None or kept.shape != shape or kept.dtype != dtype:
-            kept = held[key] = self.workspace(f"expression {number}", shape, dtype)
+            kept = held[key] = self.workspace(key, shape, dtype)
         return kept
 
     def framed(self, key: str, x: Array, widths: Sequence[tuple[int, int]]) -> Array:

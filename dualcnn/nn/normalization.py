@@ -75,9 +75,9 @@ class _BatchNorm(Module):
                 f"expected an input {self.layout} with C = {self.num_features}, got shape {shape}"
             )
 
-    def run(self, fn: Any, *inputs: Any, **options: Any) -> Tensor:
-        """`fn(*inputs, running_mean, ..., eps, **options)` with this layer's own arguments, those
-        of `functional.batch_norm`; in training the batch is counted.
+    def run(self, fn: Any, input: Any) -> Tensor:
+        """`fn(input, running_mean, ...)` with this layer's arguments of `functional.batch_norm`;
+        in training the batch is counted.
         """
         of_batch = self.training or self.running_mean is None
         if self.eps < 0 or (of_batch and self.eps == 0):
@@ -90,7 +90,7 @@ class _BatchNorm(Module):
         if momentum is None:
             momentum = 0.0 if batches is None else 1 / (batches.item() + 1)
         y: Tensor = fn(
-            *inputs,
+            input,
             self.running_mean,
             self.running_var,
             self.weight,
@@ -98,7 +98,6 @@ class _BatchNorm(Module):
             of_batch,
             momentum,
             self.eps,
-            **options,
         )
         if batches is not None:
             batches.backend.fuse(_plus)(batches.data, 1, out=batches.data)

@@ -12,7 +12,7 @@ from .activation import leaky_relu, log_softmax, relu, sigmoid, softmax, tanh
 from .arithmetic import add, div, matmul, mul, neg, pow, sub
 from .convolution import conv2d
 from .dropout import dropout
-from .fused import conv2d_batch_norm, conv2d_relu, conv2d_relu_max_pool2d
+from .fused import conv2d_relu, conv2d_relu_max_pool2d
 from .geometry import GeometryError
 from .linear import linear
 from .loss import cross_entropy, mse_loss, nll_loss, one_hot
@@ -32,7 +32,6 @@ __all__ = [
     "clone",
     "concat",
     "conv2d",
-    "conv2d_batch_norm",
     "conv2d_relu",
     "conv2d_relu_max_pool2d",
     "cross_entropy",

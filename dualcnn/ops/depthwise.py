@@ -18,7 +18,7 @@ __all__ = ["forward", "gradients", "runs"]
 
 def runs(channels: int, w: Array, groups: int) -> bool:
     """Whether the weights `(O, KH, KW, C/G)` are a kernel a channel."""
-    return groups == channels == w.shape[0] and w.ndim == 4
+    return bool(groups == channels == w.shape[0] and w.ndim == 4)
 
 
 def forward(
@@ -153,5 +153,5 @@ def _times(xp: object, a: Array, b: Array) -> Array:
 def _image_bytes(be: Backend, x: Array, window: Window) -> int:
     """Bytes of an image with its padding and of its output."""
     pixels = math.prod(window.padded) + math.prod(window.out)
-    itemsize: int = be.itemsize(x.dtype)
-    return pixels * x.shape[-1] * itemsize
+    each: int = pixels * x.shape[-1] * be.itemsize(x.dtype)
+    return each

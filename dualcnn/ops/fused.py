@@ -10,16 +10,14 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from .. import backend
 from ..backend import Array
 from . import geometry
 from .convolution import Convolution
 from .geometry import channels_first, hashable
-from .normalization import Normalization
 from .rows import Rows
 from .types import Vjp
 
-__all__ = ["conv2d_batch_norm", "conv2d_relu", "conv2d_relu_max_pool2d"]
+__all__ = ["conv2d_relu", "conv2d_relu_max_pool2d"]
 
 
 @geometry.or_one_image(2)
@@ -108,73 +106,6 @@ def conv2d_relu_max_pool2d(
         return conv.gradients_by_tap(window, spread, needs)
 
     return channels_first(be, y), vjp
-
-
-def conv2d_batch_norm(
-    x: Array,
-    weight: Array,
-    bias: Array | None = None,
-    norm_weight: Array | None = None,
-    norm_bias: Array | None = None,
-    running_mean: Array | None = None,
-    running_var: Array | None = None,
-    *,
-    training: bool,
-    eps: float = 1e-5,
-    relu: bool = False,
-    stride: Any = 1,
-    padding: Any = 0,
-    dilation: Any = 1,
-    groups: int = 1,
-    algorithm: str | None = None,
-    needs: tuple[bool, ...] = (True,) * 5,
-) -> tuple[Array, Vjp, tuple[Array, Array] | None]:
-    """`batch_norm(conv2d(x, weight, bias), norm_weight, norm_bias, ...)`, rectified with `relu`.
-
-    Arguments and the third result are those of `conv2d` and `batch_norm`. Statistics are taken, and
-    on the way back gradients of the maps made, part by part within the convolution's own passes.
-    """
-    conv = Convolution(2, x, weight, bias, stride, padding, dilation, groups, algorithm)
-    be = backend.of(
-        x=x, weight=norm_weight, bias=norm_bias, running_mean=running_mean, running_var=running_var
-    )
-    geometry.one_dtype(be, x=x, weight=norm_weight, bias=norm_bias)
-    public = (x.shape[0], weight.shape[0], *conv.window.out)
-    args = norm_weight, norm_bias, running_mean, running_var, training, eps, relu
-    norm = Normalization(be, public, *args)
-    y = conv.empty()
-
-    def observe(images: slice, maps: Array) -> None:
-        conv.add_bias(images, maps)
-        norm.observe(images, maps)
-
-    def apply(images: slice, maps: Array) -> None:
-        conv.add_bias(images, maps)
-        norm.apply(maps, maps if z is y else z[images, ...])
-
-    if training:
-        conv.forward(lambda images: y[images, ...], observe)
-        statistics = norm.settle()
-        z = conv.empty()
-        norm.apply(y, z)
-    else:
-        statistics = norm.settle()
-        z = conv.empty() if any(needs) else y
-        conv.forward(lambda images: y[images, ...], apply)
-
-    def vjp(gz: Array) -> tuple[Array | None, ...]:
-        given = norm.taker(gz, z)
-        gw, gb = norm.collect(given, y)
-
-        def take(images: slice) -> Array:
-            g = given(images)
-            out = be.workspace("behind norm", tuple(g.shape), g.dtype)
-            return norm.part_gradient(g, y[images, ...], out)
-
-        grads = conv.gradients(take, needs)
-        return (*grads, gw if needs[3] else None, gb if needs[4] else None)
-
-    return channels_first(be, z), vjp, statistics
 
 
 def _rectify(rows: Rows, maps: Array, bias: Array | None) -> None:

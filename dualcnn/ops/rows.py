@@ -47,7 +47,8 @@ class Rows:
         return self.be.workspace(key, shape, maps.dtype)
 
     def _count(self, maps: Array) -> int:
-        return math.prod(maps.shape) // max(1, self.side * self.channels)
+        values: int = math.prod(maps.shape)
+        return values // max(1, self.side * self.channels)
 
 
 @lru_cache(maxsize=1024)
