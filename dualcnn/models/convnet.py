@@ -6,7 +6,7 @@ from typing import Any
 
 from .. import functional as F
 from ..autograd import Tensor
-from ..nn import Conv2d, Dropout, Linear, Module
+from ..nn import Conv2d, Dropout, Linear, MaxPool2d, Module, ReLU, chain
 from .errors import check_size
 
 __all__ = ["ConvNet"]
@@ -32,7 +32,8 @@ class ConvNet(Module):
         self.fc2 = Linear(128, num_classes)
 
     def forward(self, x: Any) -> Tensor:
-        x = F.relu(self.conv2(F.relu(self.conv1(x))))
-        x = F.flatten(F.max_pool2d(x, 2), 1)
+        relu = ReLU()
+        x = chain(x, self.conv1, relu, self.conv2, relu, MaxPool2d(2))
+        x = F.flatten(x, 1)
         logits: Tensor = self.fc2(self.dropout(F.relu(self.fc1(x))))
         return logits

@@ -6,7 +6,7 @@ from typing import Any
 
 from .. import functional as F
 from ..autograd import Tensor
-from ..nn import Conv2d, Linear, Module
+from ..nn import Conv2d, Linear, MaxPool2d, Module, ReLU, chain
 from .errors import check_size
 
 __all__ = ["LeNet"]
@@ -34,8 +34,8 @@ class LeNet(Module):
         self.fc3 = Linear(84, num_classes)
 
     def forward(self, x: Any) -> Tensor:
-        x = F.max_pool2d(F.relu(self.conv1(x)), 2)
-        x = F.max_pool2d(F.relu(self.conv2(x)), 2)
+        relu, pool = ReLU(), MaxPool2d(2)
+        x = chain(x, self.conv1, relu, pool, self.conv2, relu, pool)
         x = F.relu(self.fc1(F.flatten(x, 1)))
         x = F.relu(self.fc2(x))
         logits: Tensor = self.fc3(x)

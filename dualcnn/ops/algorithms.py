@@ -58,6 +58,9 @@ class Algorithm(Protocol):
 class ByTap(Protocol):
     """An algorithm that can sort its outputs for a pooling with kernels of size `by`."""
 
+    def sorts(self, be: Backend, x: Array, w: Array, window: Window, by: tuple[int, ...]) -> bool:
+        """Whether it can for this convolution and pooling."""
+
     def forward_by_tap(
         self, be: Backend, x: Array, w: Array, window: Window, by: tuple[int, ...], emit: Emit
     ) -> None:

@@ -7,7 +7,7 @@ from typing import Any, cast
 from .. import backend
 from ..backend import Array
 from . import geometry
-from .algorithms import Algorithm, ByTap, chosen
+from .algorithms import ByTap, chosen
 from .geometry import Window, channels_first, channels_last, hashable
 from .rows import Rows, plus
 from .types import Done, Emit, Into, Take, Vjp
@@ -115,10 +115,10 @@ class Convolution:
 
     def forward_by_tap(self, pooling: Window, emit: Emit) -> None:
         """Convolve, and hand on the outputs sorted by their place under a pooling's kernel, whose
-        windows lie side by side. Each tap is `(n, *OUT, O)` or has the same elements in order.
+        windows lie side by side.
         """
         be = self.be
-        by_tap = _by_tap(self.algorithm)
+        by_tap = self._by_tap(pooling)
         if by_tap is not None:
             by_tap.forward_by_tap(be, self.x, self.weight, self.window, pooling.kernel, emit)
             return
@@ -127,14 +127,14 @@ class Convolution:
             shape = (images.stop - images.start, *self.shape[1:])
             return be.workspace("maps", shape, self.x.dtype)
 
-        self.forward(into, lambda images, maps: emit(images, _taps(maps, pooling)))
+        self.forward(into, lambda images, maps: emit(images, _taps(maps, pooling), None))
 
     def gradients_by_tap(
         self, pooling: Window, emit: Emit, needs: tuple[bool, ...]
     ) -> tuple[Array | None, ...]:
         """As `gradients`, from what `emit` writes to the taps."""
         be = self.be
-        by_tap = _by_tap(self.algorithm)
+        by_tap = self._by_tap(pooling)
         if by_tap is not None:
             args = be, self.x, emit, self.weight, self.window, pooling.kernel
             wanted = (needs[0], needs[1], self.bias is not None and needs[2])
@@ -148,20 +148,24 @@ class Convolution:
             maps = be.workspace("maps", shape, self.x.dtype)
             if not covered:
                 be.assign(maps, 0)
-            emit(images, _taps(maps, pooling))
+            emit(images, _taps(maps, pooling), None)
             return maps
 
         return self.gradients(take, needs)
+
+    def _by_tap(self, pooling: Window) -> ByTap | None:
+        """The algorithm, if it sorts its outputs for this pooling."""
+        # A look-up: `isinstance` of a protocol takes 30 us.
+        if not hasattr(self.algorithm, "sorts"):
+            return None
+        by_tap = cast(ByTap, self.algorithm)
+        args = self.be, self.x, self.weight, self.window
+        return by_tap if by_tap.sorts(*args, pooling.kernel) else None
 
     def _public(self, found: tuple[Array | None, ...]) -> tuple[Array | None, ...]:
         gx, gw, gb = found
         first = (None if g is None else channels_first(self.be, g) for g in (gx, gw))
         return (*first, gb)
-
-
-def _by_tap(algorithm: Algorithm) -> ByTap | None:
-    # A look-up: `isinstance` of a protocol takes 30 us.
-    return cast(ByTap, algorithm) if hasattr(algorithm, "forward_by_tap") else None
 
 
 def _taps(maps: Array, pooling: Window) -> list[Array]:

@@ -15,7 +15,7 @@ from . import geometry
 from .convolution import Convolution
 from .geometry import channels_first, hashable
 from .rows import Rows
-from .types import Vjp
+from .types import Order, Vjp
 
 __all__ = ["conv2d_relu", "conv2d_relu_max_pool2d"]
 
@@ -83,25 +83,35 @@ def conv2d_relu_max_pool2d(
     shape = (x.shape[0], *window.out, outputs)
     rows = Rows(be, window.out, outputs)
     y = be.empty(shape, x.dtype)
+    # Where each maximum is, in the order that the taps of a part have in memory.
     firsts = [be.empty(shape, be.xp.bool) for _ in range(math.prod(window.kernel) - 1)]
 
-    def pool(images: slice, taps: list[Array]) -> None:
-        found = [be.reshape_view(a[images, ...], tuple(taps[0].shape)) for a in (y, *firsts)]
-        be.fuse(_maximum_and_place)(*taps, out=tuple(found))
-        _rectify(rows, y[images, ...], bias)
+    def pool(images: slice, taps: list[Array], order: Order | None) -> None:
+        like = tuple(taps[0].shape)
+        places = [be.reshape_view(f[images, ...], like) for f in firsts]
+        pooled = y[images, ...]
+        found = pooled if order is None else be.workspace("pooled", like, x.dtype)
+        found = be.reshape_view(found, like)
+        be.fuse(_maximum_and_place)(*taps, out=(found, *places))
+        if order is not None:
+            be.assign(order(pooled), found)
+        _rectify(rows, pooled, bias)
 
     conv.forward_by_tap(window, pool)
 
     def vjp(gy: Array) -> tuple[Array | None, ...]:
         given = conv.taker(gy)
 
-        def spread(images: slice, taps: list[Array]) -> None:
-            part = given(images)
+        def spread(images: slice, taps: list[Array], order: Order | None) -> None:
+            part, like = given(images), tuple(taps[0].shape)
+            places = [be.reshape_view(f[images, ...], like) for f in firsts]
             g = be.workspace("behind relu", tuple(part.shape), part.dtype)
             be.mask(part, y[images, ...], out=g)
-            like = tuple(taps[0].shape)
-            places = (be.reshape_view(f[images, ...], like) for f in firsts)
-            be.fuse(_to_places)(be.reshape_view(g, like), *places, out=tuple(taps))
+            if order is None:
+                g = be.reshape_view(g, like)
+            else:
+                g = be.assign(be.workspace("pooled", like, g.dtype), order(g))
+            be.fuse(_to_places)(g, *places, out=tuple(taps))
 
         return conv.gradients_by_tap(window, spread, needs)
 

@@ -206,6 +206,7 @@ class _Normalization:
     def spread(self, take: Take, maps: Array, gx: Array) -> None:
         """The gradient of the maps."""
         be, rows = self.be, self.rows
+
         def body(images: slice) -> None:
             g, out = rows.flat(take(images)), rows.flat(gx[images, ...])
             if self.training:

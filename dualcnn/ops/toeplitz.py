@@ -21,7 +21,7 @@ from ..backend import Array, Backend
 from .geometry import Window
 from .types import Done, Emit, Into, Take
 
-__all__ = ["forward", "forward_by_tap", "gradients", "gradients_by_tap", "runs"]
+__all__ = ["forward", "forward_by_tap", "gradients", "gradients_by_tap", "runs", "sorts"]
 
 BLOCK = 14
 """Outputs of a block, at most: wider ones multiply more zeros, narrower ones have short runs."""
@@ -30,6 +30,11 @@ BLOCK = 14
 def runs(window: Window, groups: int) -> bool:
     """Whether the convolution has two axes, stride 1, no dilation and one group."""
     return groups == 1 and window.stride == window.dilation == (1, 1)
+
+
+def sorts(be: Backend, x: Array, w: Array, window: Window, by: tuple[int, ...]) -> bool:
+    """Always: the columns of T come in any order."""
+    return True
 
 
 def forward(
@@ -48,7 +53,7 @@ def forward(
 
 
 def forward_by_tap(
-    be: Backend, x: Array, w: Array, window: Window, by: tuple[int, int], emit: Emit
+    be: Backend, x: Array, w: Array, window: Window, by: tuple[int, ...], emit: Emit
 ) -> None:
     """The same outputs, sorted by their place under a pooling's kernel of size `by`."""
     bands = _Bands(be, x, w, window, by)
@@ -57,7 +62,7 @@ def forward_by_tap(
         rows = bands.rows(x[images, ...])
         out = be.workspace("taps", (rows.shape[0], bands.matrix.shape[1]), x.dtype)
         be.matmul(rows, bands.matrix, out=out)
-        emit(images, bands.taps(out))
+        emit(images, bands.taps(out), None)
 
     be.blocks(x.shape[0], bands.image_bytes, body)
 
@@ -86,7 +91,7 @@ def gradients_by_tap(
     emit: Emit,
     w: Array,
     window: Window,
-    by: tuple[int, int],
+    by: tuple[int, ...],
     needs: tuple[bool, bool, bool],
 ) -> tuple[Array | None, Array | None, Array | None]:
     """The same from gradients that `emit` writes to the taps."""
@@ -95,7 +100,7 @@ def gradients_by_tap(
     def outputs(images: slice) -> Array:
         count = (images.stop - images.start) * bands.rows_each
         out = be.workspace("taps", (count, bands.matrix.shape[1]), x.dtype)
-        emit(images, bands.taps(out))
+        emit(images, bands.taps(out), None)
         return out
 
     return bands.gradients(x, outputs, needs)
@@ -105,7 +110,7 @@ class _Bands:
     """The blocks of one convolution, and its banded matrix."""
 
     def __init__(
-        self, be: Backend, x: Array, w: Array, window: Window, by: tuple[int, int]
+        self, be: Backend, x: Array, w: Array, window: Window, by: tuple[int, ...]
     ) -> None:
         self.be, self.window, self.by = be, window, by
         self.outputs, self.kernel, self.channels = w.shape[0], window.kernel, x.shape[3]

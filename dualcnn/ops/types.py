@@ -7,7 +7,7 @@ from typing import TypeAlias
 
 from ..backend import Array
 
-__all__ = ["Done", "Emit", "Into", "Take", "Vjp"]
+__all__ = ["Done", "Emit", "Into", "Order", "Take", "Vjp"]
 
 Vjp: TypeAlias = Callable[[Array], tuple[Array | None, ...]]
 """From the gradient of the output to the gradients of the inputs, None where not needed."""
@@ -22,5 +22,11 @@ Into: TypeAlias = Callable[[slice], Array]
 Done: TypeAlias = Callable[[slice, Array], None]
 """Told when the maps of some images are complete, while they are in the cache."""
 
-Emit: TypeAlias = Callable[[slice, list[Array]], None]
-"""Gets, or fills, the taps of some images: arrays of one shape, in row order of the kernel."""
+Order: TypeAlias = Callable[[Array], Array]
+"""A view of pooled maps `(n, *OUT, O)` in the order of taps."""
+
+Emit: TypeAlias = Callable[[slice, list[Array], Order | None], None]
+"""Gets, or fills, the taps of some images: what each place of a pooling's kernel meets, in row
+order, arrays of one shape. Their elements are in the order of pooled maps, or in one that is given.
+Backward asks for the same parts as forward, unless the order is that of pooled maps.
+"""

@@ -13,9 +13,11 @@ float32 F(4x4) errs by about 1e-5 of the largest output where im2col errs by 1e-
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from ..backend import Array, Backend
 from .geometry import Window
-from .types import Done, Into, Take
+from .types import Done, Emit, Into, Take
 from .winograd_tiles import Minimal, Tiles, transposed
 
 __all__ = ["Winograd"]
@@ -90,27 +92,81 @@ class Winograd:
             if needs[2]:
                 tiles.add_bias_gradient(given, sums[-1], accumulate)
             grads = tiles.staged_gradient(given)
-            n = grads.shape[0]
-            staged = tiles.staged(x[images, ...]) if needs[1] else None
-            frame = tiles.frame(n) if gx is not None else None
-            for rows in tiles.row_parts(n):
+            part = _Part(tiles, x[images, ...], gx, images, needs)
+            for rows in tiles.row_parts(grads.shape[0]):
                 h = tiles.transform("gradients", grads, rows, spread)
-                if staged is not None:
-                    v = tiles.transform("tiles", staged, rows, self.minimal.data)
-                    again = accumulate or rows.start > 0
-                    be.matmul(be.permute(v, (0, 2, 1)), h, out=sums[0], accumulate=again)
-                if frame is not None:
-                    product = be.workspace("spare", (*h.shape[:2], x.shape[3]), x.dtype)
-                    be.matmul(h, back, out=product)
-                    tiles.add(product, frame, rows)
-            if gx is not None:
-                tiles.write(frame, gx[images, ...])
+                part.add(h, back, rows, sums, accumulate or rows.start > 0)
+            part.write()
 
+        return self._reduced(tiles, x, gx, body, needs)
+
+    def sorts(self, be: Backend, x: Array, w: Array, window: Window, by: tuple[int, ...]) -> bool:
+        """If the outputs are whole tiles and a tile whole windows of the pooling."""
+        m = self.minimal.m
+        whole = all(size % m == 0 and m % b == 0 for size, b in zip(window.out, by, strict=True))
+        return whole and not Tiles(be, self.minimal, x, w, window).heavy
+
+    def forward_by_tap(
+        self, be: Backend, x: Array, w: Array, window: Window, by: tuple[int, ...], emit: Emit
+    ) -> None:
+        """The outputs as they come out of the tiles, sorted by their place under the pooling."""
+        tiles = Tiles(be, self.minimal, x, w, window)
+        u = tiles.transformed_weights(w)
+        rows = slice(0, tiles.down)
+
+        def body(images: slice) -> None:
+            staged = tiles.staged(x[images, ...])
+            v = tiles.transform("tiles", staged, rows, self.minimal.data)
+            product = be.workspace("spare", (*v.shape[:2], u.shape[2]), x.dtype)
+            be.matmul(v, u, out=product)
+            planes = tiles.planes(product)
+            emit(images, tiles.taps(planes, by), lambda maps: tiles.order(maps, by))
+
+        be.blocks(x.shape[0], tiles.image_bytes, body)
+
+    def gradients_by_tap(
+        self,
+        be: Backend,
+        x: Array,
+        emit: Emit,
+        w: Array,
+        window: Window,
+        by: tuple[int, ...],
+        needs: tuple[bool, bool, bool],
+    ) -> tuple[Array | None, Array | None, Array | None]:
+        """As `gradients`, from planes of the tiles that `emit` fills tap by tap."""
+        tiles = Tiles(be, self.minimal, x, w, window)
+        gx = be.empty(tuple(x.shape), x.dtype) if needs[0] else None
+        back = None
+        if needs[0]:
+            back = be.contiguous(be.permute(tiles.transformed_weights(w), (0, 2, 1)))
+        rows = slice(0, tiles.down)
+
+        def body(images: slice, sums: list[Array], accumulate: bool) -> None:
+            planes = tiles.empty_planes(images.stop - images.start)
+            emit(images, tiles.taps(planes, by), lambda maps: tiles.order(maps, by))
+            if needs[2]:
+                tiles.add_bias_gradient(planes, sums[-1], accumulate)
+            part = _Part(tiles, x[images, ...], gx, images, needs)
+            part.add(tiles.from_planes(planes), back, rows, sums, accumulate)
+            part.write()
+
+        return self._reduced(tiles, x, gx, body, needs)
+
+    def _reduced(
+        self,
+        tiles: Tiles,
+        x: Array,
+        gx: Array | None,
+        body: Callable[[slice, list[Array], bool], None],
+        needs: tuple[bool, bool, bool],
+    ) -> tuple[Array | None, Array | None, Array | None]:
         shapes: list[tuple[int, ...]] = []
         if needs[1]:
-            shapes.append((tiles.side**2, x.shape[3], w.shape[0]))
+            shapes.append((tiles.side**2, tiles.channels, tiles.outputs))
         if needs[2]:
-            shapes.append((w.shape[0],))
+            shapes.append((tiles.outputs,))
+        be = tiles.be
         found = be.reduce_blocks(x.shape[0], tiles.image_bytes, shapes, x.dtype, body)
         gw = tiles.weight_gradient(found[0]) if needs[1] else None
         return gx, gw, found[-1] if needs[2] else None
@@ -158,3 +214,39 @@ class Winograd:
 
             be.blocks(given.shape[0], tiles.image_bytes, finish)
         return total, gb
+
+
+class _Part:
+    """What the transformed gradients of some images give: to the weight's sum, and to gx."""
+
+    def __init__(
+        self,
+        tiles: Tiles,
+        x: Array,
+        gx: Array | None,
+        images: slice,
+        needs: tuple[bool, bool, bool],
+    ) -> None:
+        self.tiles = tiles
+        self.gx = None if gx is None else gx[images, ...]
+        self.staged = tiles.staged(x) if needs[1] else None
+        self.frame = None if gx is None else tiles.frame(x.shape[0])
+
+    def add(
+        self, h: Array, back: Array | None, rows: slice, sums: list[Array], accumulate: bool
+    ) -> None:
+        """Those rows of tiles, `h (t * t, T, O)`."""
+        tiles, be = self.tiles, self.tiles.be
+        if self.staged is not None:
+            v = tiles.transform("tiles", self.staged, rows, tiles.minimal.data)
+            be.matmul(be.permute(v, (0, 2, 1)), h, out=sums[0], accumulate=accumulate)
+        if self.frame is not None and back is not None:
+            shape = (*h.shape[:2], tiles.channels)
+            product = be.workspace("spare", shape, h.dtype)
+            be.matmul(h, back, out=product)
+            tiles.add(product, self.frame, rows)
+
+    def write(self) -> None:
+        """Write the input's gradient, once all rows are in."""
+        if self.gx is not None:
+            self.tiles.write(self.frame, self.gx)

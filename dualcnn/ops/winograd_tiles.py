@@ -165,17 +165,22 @@ class Tiles:
 
     # Tiles to images.
 
+    def planes(self, product: Array) -> Array:
+        """Transform tiles of outputs back to `(m, m, T, O)`, the place along the width first."""
+        be, m, t = self.be, self.m, self.side
+        _, count, outputs = product.shape
+        half = be.workspace("tiles", (m, t, count * outputs), product.dtype)
+        _mix(be, self.inverse, self._by_frequency(product), half)
+        whole = be.workspace("mixed", (m, m, count * outputs), product.dtype)
+        be.matmul(self.inverse, half, out=whole)
+        return be.reshape(whole, (m, m, count, outputs))
+
     def place(self, product: Array, maps: Array, rows: slice) -> None:
         """Transform tiles of outputs back and write them to those rows of the maps."""
-        be, m, t = self.be, self.m, self.side
+        be, m, across = self.be, self.m, self.across
         n, height, width, outputs = maps.shape
-        tall, across = rows.stop - rows.start, self.across
-        columns = product.shape[1] * outputs
-        half = be.workspace("tiles", (m, t, columns), product.dtype)
-        _mix(be, self.inverse, self._by_frequency(product), half)
-        whole = be.workspace("mixed", (m, m, columns), product.dtype)
-        be.matmul(self.inverse, half, out=whole)
-        pixels = be.reshape(whole, (m, m, n, tall, across, outputs))
+        tall = rows.stop - rows.start
+        pixels = be.reshape(self.planes(product), (m, m, n, tall, across, outputs))
         pixels = be.permute(pixels, (2, 3, 1, 4, 0, 5))
         out = maps[:, rows.start * m : min(height, rows.stop * m), ...]
         if tuple(out.shape[1:3]) == (tall * m, across * m) and be.is_contiguous(out):
@@ -184,6 +189,42 @@ class Tiles:
         laid = be.assign(be.workspace("tiles", tuple(pixels.shape), pixels.dtype), pixels)
         laid = be.reshape(laid, (n, tall * m, across * m, outputs))
         be.assign(out, laid[:, : out.shape[1], :width, :])
+
+    # Planes: one array for each place in a tile. A pooling's taps are planes.
+
+    def empty_planes(self, images: int) -> Array:
+        """Scratch for the planes of the outputs of some images."""
+        count = images * self.down * self.across
+        return self.be.workspace(
+            "planes", (self.m, self.m, count, self.outputs), self.inverse.dtype
+        )
+
+    def from_planes(self, planes: Array) -> Array:
+        """Transformed tiles `(t * t, T, O)` of incoming gradients that lie in planes."""
+        be, m, t = self.be, self.m, self.side
+        _, _, count, outputs = planes.shape
+        spread = be.constant(transposed(self.minimal.inverse), planes.dtype)
+        half = be.workspace("mixed", (t, m, count * outputs), planes.dtype)
+        _mix(be, spread, be.reshape(planes, (m, m, count * outputs)), half)
+        out = be.workspace("gradients", (t, t, count * outputs), planes.dtype)
+        be.matmul(spread, half, out=out)
+        return be.reshape(out, (t * t, count, outputs))
+
+    def taps(self, planes: Array, by: tuple[int, ...]) -> list[Array]:
+        """For each place under a pooling's kernel the planes that meet it: views
+        `(m / by, m / by, n, down, across, O)`, along the width first.
+        """
+        (tall, wide), m, outputs = by, self.m, planes.shape[3]
+        shape = (m // wide, wide, m // tall, tall, -1, self.down, self.across, outputs)
+        sorted_ = self.be.reshape(planes, shape)
+        return [sorted_[:, j, :, i, ...] for i in range(tall) for j in range(wide)]
+
+    def order(self, maps: Array, by: tuple[int, ...]) -> Array:
+        """Pooled maps `(n, OH / by, OW / by, O)` in the order of taps."""
+        (tall, wide), m = by, self.m
+        n, _, _, outputs = maps.shape
+        shape = (n, self.down, m // tall, self.across, m // wide, outputs)
+        return self.be.permute(self.be.reshape_view(maps, shape), (4, 2, 0, 1, 3, 5))
 
     def frame(self, images: int) -> Array:
         """Scratch that tiles of input gradients are added up in: `(n, rows + 1, m, W * C)`."""
