@@ -170,7 +170,7 @@ class NumpyBackend(StridedBackend):
         if not parts:
             return [self.zeros(shape, dtype) for shape in shapes]
         one = sum(math.prod(shape) for shape in shapes) * self.itemsize(dtype)
-        count = min(len(parts), MOST_LANES, max(4, ACCUMULATOR_BYTES // one))
+        count = min(len(parts), MOST_LANES, max(4, ACCUMULATOR_BYTES // max(1, one)))
         sums = [[self.empty(shape, dtype) for shape in shapes] for _ in range(count)]
 
         def lane(i: int) -> None:
