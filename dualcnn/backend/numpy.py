@@ -163,7 +163,7 @@ class NumpyBackend(StridedBackend):
         if not parts:
             return [self.zeros(shape, dtype) for shape in shapes]
         one = sum(math.prod(shape) for shape in shapes) * self.itemsize(dtype)
-        count = min(len(parts), FEWEST_PARTS, max(2, ACCUMULATOR_BYTES // one))
+        count = min(len(parts), FEWEST_PARTS, max(2, ACCUMULATOR_BYTES // max(1, one)))
         sums = [[self.empty(shape, dtype) for shape in shapes] for _ in range(count)]
 
         def lane(i: int) -> None:
@@ -221,7 +221,9 @@ class NumpyBackend(StridedBackend):
         if out is None:
             return np.asarray(np.einsum(subscripts, *operands))
         if accumulate:
-            return np.add(out, np.einsum(subscripts, *operands), out=out)
+            # Fresh memory for large sums would be paid for in page faults.
+            total = self.workspace("contract", out.shape, out.dtype)
+            return np.add(out, np.einsum(subscripts, *operands, out=total), out=out)
         return np.einsum(subscripts, *operands, out=out)
 
     def _fuse(self, fn: Callable[..., Any]) -> Callable[..., Any]:
