@@ -26,9 +26,12 @@ beats one a phase: forward 0.77 and 1.2 ms for 64 maps 8x8 of 256 channels, stri
 for 32x32 of 64."""
 
 SHARE = 4
-"""Images count for so much less than their bytes when they are divided into parts. Two threads want
-the interpreter lock at each of some ten calls a part: the six layers of a MobileNet for 32x32
-images took 12 and 28 ms forward and backward in parts of up to 4 MiB, 16 and 38 in parts of 1 MiB.
+"""Images count for so much less than their bytes when they are divided into parts: two threads want
+the interpreter lock at each of some ten calls a part. The six layers of a MobileNet for 64 images
+32x32 took 13 and 27 ms forward and backward counted in full, 11 and 24 by a half or a quarter; 32
+maps 32x32 of 16 channels with stride 2, which then are no longer shared out, 1.4 and 2.9 in full,
+0.6 and 1.6 by a quarter. By an eighth, parts of large maps leave the cache: 16 to 24 ms backward
+for 16 maps 112x112 of 64.
 """
 
 
