@@ -142,13 +142,14 @@ def reference(name: str) -> Reference:
 
 
 def with_algorithms(cases: dict[str, Case]) -> list[tuple[str, str]]:
-    """Each case by im2col, and by every other algorithm that can run it."""
+    """Each case by im2col, and by Winograd's where they can run it."""
     pairs = []
     for name, case in cases.items():
         (stride, pads, dilation, groups), kernel = case.geometry, case.w[2:]
         minimal = kernel == (3, 3) and stride == dilation == (1, 1) and groups == 1
         minimal = minimal and all(p <= 2 for axis in pads for p in axis)
-        pairs += [(name, a) for a in (NAMES if minimal else ("im2col",))]
+        winograd = tuple(a for a in NAMES if a.startswith("winograd"))
+        pairs += [(name, a) for a in (("im2col", *winograd) if minimal else ("im2col",))]
     return pairs
 
 

@@ -235,7 +235,9 @@ class NumpyBackend(StridedBackend):
         if out is None:
             return np.asarray(np.einsum(subscripts, *operands))
         if accumulate:
-            return np.add(out, np.einsum(subscripts, *operands), out=out)
+            # Fresh memory for large sums would be paid for in page faults.
+            total = self.workspace("contract", out.shape, out.dtype)
+            return np.add(out, np.einsum(subscripts, *operands, out=total), out=out)
         return np.einsum(subscripts, *operands, out=out)
 
     def _fuse(self, fn: Callable[..., Any]) -> Callable[..., Any]:
