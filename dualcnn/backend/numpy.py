@@ -53,7 +53,7 @@ class NumpyBackend(StridedBackend):
         self.arena = Arena()
         self._local = threading.local()
         if hasattr(os, "register_at_fork"):
-            os.register_at_fork(after_in_child=self.arena.reset_lock)
+            os.register_at_fork(after_in_child=self.arena.reset_after_fork)
 
     # The edges.
 
@@ -99,7 +99,7 @@ class NumpyBackend(StridedBackend):
 
     def scratch(self, number: int, shape: tuple[int, ...], dtype: Any) -> Array:
         """Scratch of an expression; the next one finds what the last one with this shape had."""
-        held = self._local.__dict__
+        held: dict[Any, Any] = self._local.__dict__
         key = ("expression", number)
         kept = held.get(key)
         if kept is None or kept.shape != shape or kept.dtype != dtype:
