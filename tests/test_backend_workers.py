@@ -1,4 +1,4 @@
-"""The worker pool, the BLAS limit it holds, and the memory arena."""
+"""The worker pool, and the BLAS limit it holds."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ import pytest
 
 from dualcnn import backend, ops
 from dualcnn.backend import blas
-from dualcnn.backend.arena import SMALLEST, Arena
 from dualcnn.backend.workers import WorkerPool, default_size
 
 be = backend.get("numpy")
@@ -229,44 +228,3 @@ def test_the_default_size_follows_the_environment_and_the_affinity(monkeypatch):
     assert default_size() == 3
     with pytest.raises(ValueError, match="at least 1 thread, got 0"):
         WorkerPool(2).resize(0)
-
-
-def test_the_arena_never_reuses_what_somebody_holds():
-    arena, shape = Arena(), (SMALLEST,)
-    first = arena.empty(shape, np.float32)
-    first[...] = 7
-    part = first.reshape(2, -1)[1, 5:9]
-    del first
-    second = arena.empty(shape, np.float32)
-    second[...] = 1
-    assert (part == 7).all()
-    assert arena.memory() == {"arena": 8 * SMALLEST, "arena_free": 0}
-
-
-def test_the_arena_reuses_what_nobody_holds_and_aligns_it():
-    arena, shape = Arena(), (SMALLEST,)
-    first = arena.empty(shape, np.float32)
-    place = first.ctypes.data
-    assert place % 64 == 0
-    del first
-    assert arena.memory()["arena_free"] == 4 * SMALLEST
-    assert arena.empty((SMALLEST // 4, 4), np.float32).ctypes.data == place
-    arena.clear()
-    assert arena.memory() == {"arena": 0, "arena_free": 0}
-
-
-def test_the_arena_gives_free_memory_back_beyond_its_limit(monkeypatch):
-    monkeypatch.setattr("dualcnn.backend.arena.IDLE_LIMIT", 8 * SMALLEST)
-    arena = Arena()
-    for i in range(6):
-        arena.empty((SMALLEST + i,), np.float32)
-    assert arena.memory()["arena"] <= 13 * SMALLEST + 100
-
-
-def test_a_result_survives_later_steps():
-    x = np.ones((64, 8, 32, 32), np.float32)
-    kept, _ = ops.relu(x)
-    copy = kept.copy()
-    for factor in (2, 3):
-        ops.relu(x * factor)
-    assert np.array_equal(kept, copy)
