@@ -52,6 +52,23 @@ CALLS = {
     "conv2d, groups": Call(ops.conv2d, ((2, 4, 6, 6), (6, 2, 3, 3), (6,)), {"groups": 2}, CONV),
     "conv2d, depthwise": Call(ops.conv2d, ((2, 4, 6, 6), (4, 1, 3, 3), (4,)), {"groups": 4}, CONV),
     "conv2d, one image": Call(ops.conv2d, ((4, 6, 6), (6, 4, 3, 3), (6,)), {}, CONV),
+    "conv2d_relu": Call(ops.conv2d_relu, ((2, 4, 6, 6), (6, 4, 3, 3), (6,)), {"padding": 1}, CONV),
+    "conv2d_relu, one image": Call(ops.conv2d_relu, ((4, 6, 6), (6, 4, 3, 3), (6,)), {}, CONV),
+    "conv2d_relu_max_pool2d": Call(
+        ops.conv2d_relu_max_pool2d,
+        ((2, 4, 6, 6), (6, 4, 3, 3), (6,)),
+        {"padding": 1, "kernel_size": 2},
+        CONV,
+    ),
+    "conv2d_relu_max_pool2d, rest": Call(
+        ops.conv2d_relu_max_pool2d,
+        ((2, 4, 7, 6), (6, 4, 2, 2), (6,)),
+        {"stride": (1, 2), "kernel_size": (4, 2)},
+        CONV,
+    ),
+    "conv2d_relu_max_pool2d, one image": Call(
+        ops.conv2d_relu_max_pool2d, ((4, 6, 6), (6, 4, 3, 3), (6,)), {"kernel_size": 2}, CONV
+    ),
     "max_pool2d": Call(ops.max_pool2d, MAPS, {"kernel_size": 2}),
     "max_pool2d, overlap": Call(
         ops.max_pool2d, MAPS, {"kernel_size": 3, "stride": 2, "padding": 1}
@@ -70,6 +87,10 @@ CALLS = {
     ),
     "batch_norm": Call(ops.batch_norm, AFFINE, {"training": True}, CONV),
     "batch_norm, eval": Call(ops.batch_norm, AFFINE, {"training": False}, CONV, running=4),
+    "batch_norm, relu": Call(ops.batch_norm, AFFINE, {"training": True, "relu": True}, CONV),
+    "batch_norm, eval, relu": Call(
+        ops.batch_norm, AFFINE, {"training": False, "relu": True}, CONV, running=4
+    ),
     "dropout": Call(ops.dropout, MAPS, {"p": 0.5, "stream": (1, 2)}),
     "relu": Call(ops.relu, MAPS, {}),
     "leaky_relu": Call(ops.leaky_relu, MAPS, {}),

@@ -6,9 +6,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 
 from dualcnn import backend
+from dualcnn.ops import im2col, winograd_tiles
 
 Values = NDArray[Any]
 Op = Callable[..., Any]
@@ -66,6 +68,17 @@ def assert_array(be: backend.Backend, result: Any, shape: tuple[int, ...], dtype
     assert be.owns(result), f"expected an array of {be}, got {type(result)}"
     assert tuple(result.shape) == shape
     assert result.dtype == be.dtype(dtype)
+
+
+def make_heavy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights of any size count as heavy, and Winograd keeps the tiles of one image at a time."""
+
+    def is_heavy(be: backend.Backend, x: Any, w: Any, window: Any, groups: int) -> bool:
+        return groups == 1
+
+    monkeypatch.setattr(im2col, "_is_heavy", is_heavy)
+    monkeypatch.setattr(winograd_tiles, "HEAVY_WEIGHT", 0)
+    monkeypatch.setattr(winograd_tiles, "MOST_TILES", 1)
 
 
 def check_op(

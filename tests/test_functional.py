@@ -61,6 +61,15 @@ SIGNATURES: dict[str, dict[str, Any]] = {
     "mean": {"input": REQUIRED, "dim": None, "keepdim": False, "dtype": None},
     "sum": {"input": REQUIRED, "dim": None, "keepdim": False, "dtype": None},
 }  # fmt: skip
+OURS = {
+    "batch_norm_relu": SIGNATURES["batch_norm"],
+    "conv2d_relu": {"input": REQUIRED, "weight": REQUIRED, "bias": None, "geometry": REQUIRED},
+    "conv2d_relu_max_pool2d": {
+        "input": REQUIRED, "weight": REQUIRED, "bias": REQUIRED, "kernel_size": REQUIRED,
+        "geometry": REQUIRED,
+    },
+}  # fmt: skip
+"""Of functions that PyTorch does not have; `geometry` is what is passed on to `conv2d`."""
 NOT_HERE = {
     "size_average",
     "reduce",
@@ -71,8 +80,9 @@ NOT_HERE = {
 @pytest.mark.parametrize("name", sorted(functional.__all__))
 def test_signatures_are_pytorchs(name):
     parameters = inspect.signature(getattr(functional, name)).parameters
-    assert {p.name: p.default for p in parameters.values()} == SIGNATURES[name]
-    assert list(parameters) == list(SIGNATURES[name])
+    expected = {**SIGNATURES, **OURS}[name]
+    assert {p.name: p.default for p in parameters.values()} == expected
+    assert list(parameters) == list(expected)
 
 
 @pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="PyTorch isn't installed")
@@ -90,10 +100,11 @@ def test_the_signatures_above_are_pytorchs():
             assert {n: parameters[n].default for n in expected} == expected, name
             checked += 1
     assert checked >= 8
+    assert [name for name in OURS if hasattr(torch.nn.functional, name)] == []
 
 
 def test_all_names_are_listed():
-    assert sorted(SIGNATURES) == sorted(functional.__all__)
+    assert sorted([*SIGNATURES, *OURS]) == sorted(functional.__all__)
     for name in ("cat", "flatten", "log_softmax", "matmul", "relu", "reshape", "sigmoid"):
         assert getattr(dualcnn, name) is getattr(functional, name)
 

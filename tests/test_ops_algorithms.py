@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import oracles
 import pytest
-from op_check import place, rng
+from op_check import make_heavy, place, rng
+from threadpoolctl import threadpool_limits
 
 import dualcnn
 from dualcnn import backend, functional, ops
@@ -33,7 +34,8 @@ def bits(x: Any, w: Any, gy: Any, **params: Any) -> list[bytes]:
 
 
 @pytest.mark.parametrize(
-    ("name", "bound"), [("im2col", 2e-6), ("winograd2", 4e-6), ("winograd4", 4e-5)]
+    ("name", "bound"),
+    [("im2col", 2e-6), ("toeplitz", 2e-6), ("winograd2", 4e-6), ("winograd4", 4e-5)],
 )
 def test_rounding_in_single_precision(name: str, bound: float) -> None:
     """Of the largest value, against float64, with 64 channels of normal numbers."""
@@ -48,9 +50,13 @@ def test_rounding_in_single_precision(name: str, bound: float) -> None:
 
 def test_algorithms_differ_in_bits_and_the_argument_forces_one() -> None:
     x, w, gy = arrays()
-    by_name = {name: bits(x, w, gy, algorithm=name) for name in NAMES}
-    assert len({tuple(b) for b in by_name.values()}) == len(NAMES)
+    names = [name for name in NAMES if name != "depthwise"]
+    by_name = {name: bits(x, w, gy, algorithm=name) for name in names}
+    assert len({tuple(b) for b in by_name.values()}) == len(names)
     assert bits(x, w, gy) == by_name["winograd4"], "the table's choice for 288 tiles"
+    one = rng(75).normal(size=(32, 1, 3, 3)).astype("float32")
+    by_name = {n: bits(x, one, gy, algorithm=n, groups=32) for n in ("im2col", "depthwise")}
+    assert by_name["im2col"] != by_name["depthwise"] == bits(x, one, gy, groups=32)
 
 
 def test_blocks_force_one_and_nest() -> None:
@@ -99,61 +105,130 @@ def test_tensors_take_the_block_too() -> None:
     assert y.numpy().tobytes() == bits(x, w, gy, algorithm="im2col")[0]
 
 
-@pytest.mark.parametrize(
-    ("shape", "params", "expected"),
-    [
-        ((128, 32, 28, 28), {}, "Winograd"),
-        ((128, 16, 28, 28), {}, "im2col"),
-        ((2, 32, 28, 28), {}, "Winograd"),
-        ((1, 32, 28, 28), {}, "im2col"),
-        ((128, 32, 28, 28), {"stride": 2}, "im2col"),
-        ((128, 32, 28, 28), {"dilation": 2}, "im2col"),
-        ((128, 32, 28, 28), {"padding": 3}, "im2col"),
-    ],
-)
-def test_the_table(shape: tuple[int, ...], params: dict[str, Any], expected: str) -> None:
+TABLE = [
+    ((128, 32, 28, 28), 32, {}, "winograd4"),
+    ((128, 16, 28, 28), 32, {}, "im2col"),
+    ((128, 32, 28, 28), 16, {}, "im2col"),
+    # 7 x 7 tiles an image, and 64 are wanted.
+    ((2, 32, 28, 28), 32, {}, "winograd4"),
+    ((1, 32, 28, 28), 32, {}, "im2col"),
+    ((4, 64, 16, 16), 64, {"padding": 1}, "winograd4"),
+    ((3, 64, 16, 16), 64, {"padding": 1}, "im2col"),
+    ((128, 32, 28, 28), 32, {"stride": 2}, "im2col"),
+    ((128, 32, 28, 28), 32, {"dilation": 2}, "im2col"),
+    ((128, 32, 28, 28), 32, {"padding": 3}, "im2col"),
+    ((128, 32, 28, 28), 32, {"groups": 2}, "im2col"),
+    ((1, 4, 8, 8), 4, {"groups": 4}, "depthwise"),
+    ((1, 4, 8, 8), 4, {"groups": 4, "stride": 2, "dilation": 2}, "depthwise"),
+    ((128, 4, 8, 8), 8, {"groups": 4}, "im2col"),
+    ((64, 8, 28, 28), 16, {}, "toeplitz"),
+    ((64, 9, 28, 28), 16, {}, "im2col"),
+    ((64, 8, 28, 28), 17, {}, "im2col"),
+    # 26 rows of outputs an image, and 256 are wanted.
+    ((10, 8, 28, 28), 16, {}, "toeplitz"),
+    ((9, 8, 28, 28), 16, {}, "im2col"),
+    ((64, 8, 28, 28), 16, {"stride": (2, 1)}, "im2col"),
+    ((64, 8, 28, 28), 16, {"dilation": (1, 2)}, "im2col"),
+]
+
+
+def choice(
+    be: Backend, shape: tuple[int, ...], outputs: int, params: dict[str, Any], dtype: str
+) -> str:
+    """The name of the algorithm that the library chooses."""
+    given = {"stride": 1, "padding": 0, "dilation": 1, "groups": 1, **params}
+    weight = (outputs, shape[1] // given["groups"], 3, 3)
+    x = be.zeros((shape[0], *shape[2:], shape[1]), be.dtype(dtype))
+    w = be.zeros((outputs, 3, 3, weight[1]), be.dtype(dtype))
+    window = geometry.convolution(2, shape, weight, None, *given.values())
+    found = algorithms.chosen(be, None, x, w, window, given["groups"])
+    return next(name for name, one in algorithms._ALGORITHMS.items() if one is found)
+
+
+@pytest.mark.parametrize(("shape", "outputs", "params", "expected"), TABLE)
+def test_the_table(
+    be: Backend, shape: tuple[int, ...], outputs: int, params: dict[str, Any], expected: str
+) -> None:
+    measured = be.name == "numpy"
+    assert choice(be, shape, outputs, params, "float32") == (expected if measured else "im2col")
+    direct = "im2col" if expected == "winograd4" or not measured else expected
+    assert choice(be, shape, outputs, params, "float64") == direct
+    with dualcnn.algorithms(exact=True):
+        assert choice(be, shape, outputs, params, "float32") == direct
+
+
+THREADED = {
+    **{name: ((8, 32, 24, 24), (32, 32, 3, 3), 1) for name in NAMES if name != "depthwise"},
+    "toeplitz": ((40, 6, 24, 24), (16, 6, 3, 3), 1),
+    "depthwise": ((24, 32, 24, 24), (32, 1, 3, 3), 32),
+}
+
+
+@pytest.mark.parametrize("heavy", [False, True], ids=["light", "heavy"])
+@pytest.mark.parametrize("name", NAMES)
+def test_any_number_of_threads_gives_the_same_bits(
+    name: str, heavy: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (shape, kernel, groups), draw = THREADED[name], rng(76)
+    x, w, gy = (
+        draw.normal(size=s).astype("float32")
+        for s in (shape, kernel, (shape[0], kernel[0], *shape[2:]))
+    )
+    b = draw.normal(size=kernel[0]).astype("float32")
+    if heavy:
+        make_heavy(monkeypatch)
     be = backend.get("numpy")
-    x = np.zeros((shape[0], *shape[2:], shape[1]), "float32")
-    w = np.zeros((32, 3, 3, shape[1]), "float32")
-    wanted = {"stride": 1, "padding": 0, "dilation": 1, **params}
-    window = geometry.convolution(2, shape, (32, shape[1], 3, 3), None, *wanted.values(), groups=1)
+    params: dict[str, Any] = {"padding": 1, "algorithm": name, "groups": groups}
 
-    def chosen(x: Any, be: Backend = be) -> str:
-        algorithm = algorithms.chosen(be, None, x, w, window, 1)
-        return "Winograd" if isinstance(algorithm, algorithms.Winograd) else "im2col"
+    def run() -> list[bytes]:
+        results = []
+        pooling: dict[str, Any] = {"kernel_size": 2}
+        for op, options in (
+            (ops.conv2d, {}),
+            (ops.conv2d_relu, {}),
+            (ops.conv2d_relu_max_pool2d, pooling),
+        ):
+            y, vjp = op(x, w, b, **params, **options)
+            g = np.ascontiguousarray(gy[:, :, : y.shape[2], : y.shape[3]])
+            results += [v.tobytes() for v in (y, *vjp(g))]
+        return results
 
-    assert chosen(x) == expected
-    assert chosen(x.astype("float64")) == "im2col"
-
-
-@pytest.mark.parametrize("size", [1, 2, 3])
-def test_any_number_of_threads_gives_the_same_bits(size: int) -> None:
-    x, w, gy = arrays()
-    be = backend.get("numpy")
-    kept = be.pool
-    results = []
-    for pool in (kept, WorkerPool(size)):
-        be.pool = pool
-        try:
-            results.append(bits(x, w, gy, algorithm="winograd4"))
-        finally:
-            be.pool = kept
-    assert results[0] == results[1]
+    found = []
+    for size in (1, 2, 3):
+        monkeypatch.setattr(be, "pool", WorkerPool(size))
+        with threadpool_limits(1 if size == 1 else None, user_api="blas"):
+            found.append(run())
+    assert found[0] == found[1] == found[2]
 
 
 def test_what_cannot_be_is_refused() -> None:
     x, w, _ = arrays()
     with pytest.raises(ops.GeometryError, match=r"winograd4 is for 3x3 kernels .*stride \(2, 2\)"):
         ops.conv2d(x, w, stride=2, algorithm="winograd4")
-    with pytest.raises(ValueError, match="expected an algorithm of im2col, winograd2, winograd4"):
+    with pytest.raises(ops.GeometryError, match=r"depthwise is for one kernel a channel.* got 32 "):
+        ops.conv2d(x, w, algorithm="depthwise")
+    with pytest.raises(
+        ops.GeometryError, match=r"toeplitz is for two .*stride 1.* dilation \(2, 1"
+    ):
+        ops.conv2d(x, w, dilation=(2, 1), algorithm="toeplitz")
+    known = "expected an algorithm of im2col, depthwise, toeplitz, winograd2, winograd4, got 'fft'"
+    with pytest.raises(ValueError, match=known):
         ops.conv2d(x, w, algorithm="fft")
     with (
         pytest.raises(ValueError, match="expected an algorithm of"),
         dualcnn.algorithms("fft"),
     ):
         pass
-    with (
-        pytest.raises(ValueError, match='exact=True means conv2d="im2col"'),
-        dualcnn.algorithms("winograd4", exact=True),
-    ):
-        pass
+    for name in ("winograd2", "winograd4"):
+        with (
+            pytest.raises(ValueError, match=f"exact=True leaves no place for {name}, got both"),
+            dualcnn.algorithms(name, exact=True),
+        ):
+            pass
+
+
+@pytest.mark.parametrize("name", ["im2col", "toeplitz"])
+def test_exact_and_a_direct_algorithm_go_together(name: str) -> None:
+    x, w, gy = arrays()
+    with dualcnn.algorithms(name, exact=True):
+        assert bits(x, w, gy) == bits(x, w, gy, algorithm=name)

@@ -21,6 +21,7 @@ MAP_OPS = [
     if name.partition(",")[0]
     in {
         *("conv2d", "max_pool2d", "avg_pool2d", "adaptive_avg_pool2d", "batch_norm", "dropout"),
+        *("conv2d_relu", "conv2d_relu_max_pool2d"),
         *("relu", "leaky_relu", "sigmoid", "tanh", "add", "sub", "mul", "div"),
     }
 ]
@@ -149,7 +150,9 @@ VIEWS = ("add", "sub", "concat", "reshape", "flatten", "transpose", "permute", "
 BATCHED = [
     *("conv2d", "conv2d, stride", "conv2d, 1x1", "conv2d, groups", "max_pool2d", "avg_pool2d"),
     *("max_pool2d, overlap", "adaptive_avg_pool2d", "batch_norm, eval", "dropout", "relu"),
-    *("max_pool2d, indices", "avg_pool2d, divisor"),
+    *("max_pool2d, indices", "avg_pool2d, divisor", "conv2d, depthwise"),
+    *("conv2d_relu", "conv2d_relu_max_pool2d", "conv2d_relu_max_pool2d, rest"),
+    "batch_norm, eval, relu",
     *("leaky_relu", "sigmoid", "tanh", "softmax", "log_softmax", "linear", "flatten"),
 ]
 

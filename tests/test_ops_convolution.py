@@ -8,11 +8,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import oracles
 import pytest
-from op_check import check_needs, check_op, place, rng, same
+from op_check import check_needs, check_op, make_heavy, place, rng, same
 from oracles.convolution import Pair, output_shape
 
-from dualcnn import ops
+from dualcnn import backend, ops
 from dualcnn.backend import Backend
+from dualcnn.backend import numpy as numpy_backend
 from dualcnn.ops.algorithms import NAMES
 
 Padding = tuple[Pair, Pair]
@@ -91,6 +92,18 @@ CASES = {
     "tiles, padding on one side": Case(
         (2, 2, 5, 6), (3, 2, 3, 3), padding=(2, 0, 1, 1), pads=((2, 1), (0, 1))
     ),
+    "depthwise, padding by axis": Case(
+        (2, 3, 4, 6), (3, 1, 3, 2), groups=3, padding=(2, 0), pads=both(2, 0)
+    ),
+    "depthwise, one column wide": Case((2, 3, 6, 3), (3, 1, 2, 3), groups=3),
+    "depthwise, stride by axis": Case(
+        (1, 3, 6, 7), (3, 1, 3, 2), (2, 1), (1, 0), (1, 2), groups=3, pads=both(1, 0)
+    ),
+    "depthwise, stride along the width": Case((2, 2, 6, 8), (2, 1, 2, 3), (1, 3), groups=2),
+    "depthwise, no bias": Case((2, 3, 5, 5), (3, 1, 2, 2), groups=3, bias=False),
+    "blocks of a row": Case((2, 1, 4, 32), (2, 1, 2, 5)),
+    "a row of a prime number": Case((1, 2, 3, 21), (2, 2, 2, 3)),
+    "one row": Case((3, 2, 1, 9), (2, 2, 1, 4), padding=(0, 2), pads=both(0, 2)),
     "same, dilation": Case(
         (1, 2, 6, 6), (2, 2, 3, 2), padding="same", dilation=(2, 3), pads=((2, 2), (1, 2))
     ),
@@ -142,15 +155,21 @@ def reference(name: str) -> Reference:
 
 
 def with_algorithms(cases: dict[str, Case]) -> list[tuple[str, str]]:
-    """Each case by im2col, and by Winograd's where they can run it."""
-    pairs = []
-    for name, case in cases.items():
-        (stride, pads, dilation, groups), kernel = case.geometry, case.w[2:]
-        minimal = kernel == (3, 3) and stride == dilation == (1, 1) and groups == 1
-        minimal = minimal and all(p <= 2 for axis in pads for p in axis)
-        winograd = tuple(a for a in NAMES if a.startswith("winograd"))
-        pairs += [(name, a) for a in (("im2col", *winograd) if minimal else ("im2col",))]
-    return pairs
+    """Each case by every algorithm that can run it."""
+    return [(name, a) for name, case in cases.items() for a in NAMES if can_run(a, case)]
+
+
+def can_run(algorithm: str, case: Case) -> bool:
+    (stride, pads, dilation, groups), kernel = case.geometry, case.w[2:]
+    plain = stride == dilation == (1, 1) and groups == 1
+    minimal = plain and kernel == (3, 3) and all(p <= 2 for axis in pads for p in axis)
+    return {
+        "im2col": True,
+        "depthwise": groups == case.x[1] == case.w[0],
+        "toeplitz": plain,
+        "winograd2": minimal,
+        "winograd4": minimal,
+    }[algorithm]
 
 
 @pytest.mark.parametrize(("name", "algorithm"), with_algorithms(CASES))
@@ -169,6 +188,72 @@ def test_conv2d_in_the_smallest_parts(be: Backend, name: str, algorithm: str) ->
     inputs, y, gy, gradients = reference(name)
     params = {**CASES[name].params, "algorithm": algorithm}
     check_op(be, ops.conv2d, inputs, y, gy, gradients, ("plain", "permuted"), **params)
+
+
+@pytest.mark.parametrize(("name", "algorithm"), with_algorithms(NAMED))
+def test_conv2d_with_weights_that_count_as_heavy(
+    be: Backend, name: str, algorithm: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_heavy(monkeypatch)
+    inputs, y, gy, gradients = reference(name)
+    params = {**CASES[name].params, "algorithm": algorithm}
+    check_op(be, ops.conv2d, inputs, y, gy, gradients, ("plain", "permuted"), **params)
+
+
+HEAVY = Case((3, 128, 4, 4), (260, 128, 3, 3), padding=1, pads=both(1, 1))
+"""Its weights are 1.2 MB in float32, transformed for winograd4 4.8."""
+
+
+def test_a_heavy_weight_is_multiplied_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the thresholds as they are; in parts it would be as many products as images."""
+    be = backend.get("numpy")
+    monkeypatch.setattr(numpy_backend, "BLOCK_BYTES", 1)
+    products: list[tuple[int, ...]] = []
+    original = be._product
+
+    def count(a: Any, b: Any, out: Any) -> Any:
+        products.append(a.shape)
+        return original(a, b, out)
+
+    monkeypatch.setattr(be, "_product", count)
+    x, w = (rng(6).normal(size=s).astype("float32") for s in (HEAVY.x, HEAVY.w))
+    ops.conv2d(x, w, padding=1, algorithm="im2col")
+    assert products == [(3 * 4 * 4, 128 * 9)]
+    products.clear()
+    ops.conv2d(x[:, :32], w[:, :32], padding=1, algorithm="im2col")
+    assert len(products) > 3
+
+
+@pytest.mark.parametrize("algorithm", ["im2col", "winograd2", "winograd4"])
+def test_conv2d_of_heavy_weights_agrees(algorithm: str) -> None:
+    draw = rng(6)
+    x, w, b = draw.normal(size=HEAVY.x), draw.normal(size=HEAVY.w), draw.normal(size=HEAVY.w[0])
+    gy = draw.normal(size=(3, 260, 4, 4))
+    y, gx, gw = oracles.conv2d_by_taps(gy, x, w, *HEAVY.geometry)
+    check_op(
+        backend.get("numpy"), ops.conv2d, [x, w, b], y + b[:, None, None], gy,
+        [gx, gw, gy.sum((0, 2, 3))], ("plain",), padding=1, algorithm=algorithm,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("heavy", [False, True], ids=["light", "heavy"])
+@pytest.mark.parametrize("algorithm", NAMES)
+def test_conv2d_of_a_batch_of_none(
+    be: Backend, algorithm: str, heavy: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if heavy:
+        make_heavy(monkeypatch)
+    groups = 2 if algorithm == "depthwise" else 1
+    x, w, b = (
+        place(be, np.ones(s), "float32") for s in ((0, 2, 4, 4), (2, 2 // groups, 3, 3), (2,))
+    )
+    y, vjp = ops.conv2d(x, w, b, padding=1, groups=groups, algorithm=algorithm)
+    assert tuple(y.shape) == (0, 2, 4, 4)
+    gx, gw, gb = vjp(y)
+    assert tuple(gx.shape) == (0, 2, 4, 4)
+    for gradient, like in ((gw, w), (gb, b)):
+        assert gradient is not None
+        np.testing.assert_array_equal(be.to_numpy(gradient), np.zeros(tuple(like.shape)))
 
 
 LARGE = {
@@ -224,10 +309,18 @@ def test_the_gradients_of_the_oracle_are_its_slopes(name: str) -> None:
         np.testing.assert_allclose(slope, gradient, 1e-7, 1e-7)
 
 
-@pytest.mark.parametrize("name", ["plain", "stride 2", "depthwise", "kernel 1x1", "groups"])
-def test_conv2d_computes_only_the_gradients_asked_for(be: Backend, name: str) -> None:
+NEEDS = ("plain", "stride 2", "depthwise", "depthwise, stride 2", "kernel 1x1", "groups")
+
+
+@pytest.mark.parametrize("heavy", [False, True], ids=["light", "heavy"])
+@pytest.mark.parametrize(("name", "algorithm"), with_algorithms({n: CASES[n] for n in NEEDS}))
+def test_conv2d_computes_only_the_gradients_asked_for(
+    be: Backend, name: str, algorithm: str, heavy: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if heavy:
+        make_heavy(monkeypatch)
     inputs, _, gy, _ = reference(name)
-    check_needs(be, ops.conv2d, inputs, gy, **CASES[name].params)
+    check_needs(be, ops.conv2d, inputs, gy, **CASES[name].params, algorithm=algorithm)
 
 
 def test_conv2d_takes_the_gradient_of_a_sum(be: Backend) -> None:

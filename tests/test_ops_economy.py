@@ -54,11 +54,35 @@ def test_the_columns_of_a_batch_are_never_all_there(monkeypatch, algorithm):
     be = backend.get("numpy")
     monkeypatch.setattr(be, "arena", arena.Arena())
     x = np.ones(IMAGES, np.float32)
-    w = np.ones((16, 16, 3, 3), np.float32)
-    y, vjp = ops.conv2d(x, w, padding=1, algorithm=algorithm)
+    groups = 16 if algorithm == "depthwise" else 1
+    w = np.ones((16, 16 // groups, 3, 3), np.float32)
+    params = {"padding": 1, "algorithm": algorithm, "groups": groups}
+    y, vjp = ops.conv2d(x, w, **params)
     be.arena.clear()
-    assert peak_of(lambda: ops.conv2d(x, w, padding=1, algorithm=algorithm)) < COLUMNS / 3
+    assert peak_of(lambda: ops.conv2d(x, w, **params)) < COLUMNS / 3
     assert peak_of(lambda: vjp(y)) < COLUMNS / 3
+
+
+@pytest.mark.parametrize("algorithm", NAMES)
+@pytest.mark.parametrize("recorded", [False, True], ids=["alone", "with its gradients"])
+def test_maps_that_are_pooled_at_once_are_never_all_there(algorithm, recorded):
+    """Neither the maps nor, beside the gradient of the images, theirs."""
+    be = backend.get("numpy")
+    x = np.ones((IMAGES[0], 4, 32, 32), np.float32)
+    groups, outputs = (4, 4) if algorithm == "depthwise" else (1, 16)
+    w = np.ones((outputs, 4 // groups, 3, 3), np.float32)
+    maps = IMAGES[0] * outputs * 32 * 32 * 4
+    params = {"padding": 1, "algorithm": algorithm, "groups": groups, "kernel_size": 2}
+    y, vjp = ops.conv2d_relu_max_pool2d(x, w, **params)
+    be.arena.clear()
+
+    def alone():
+        ops.conv2d_relu_max_pool2d(x, w, **params)
+
+    if recorded:
+        assert peak_of(lambda: vjp(y)) < x.nbytes + maps / 2
+    else:
+        assert peak_of(alone) < 0.9 * maps
 
 
 def test_columns_are_bounded_on_a_gpu_too(monkeypatch):
@@ -77,8 +101,8 @@ def test_columns_are_bounded_on_a_gpu_too(monkeypatch):
 
 def test_the_input_gradient_of_the_first_layer_is_never_computed(monkeypatch):
     calls = []
-    original = im2col.input_gradient
-    monkeypatch.setattr(im2col, "input_gradient", lambda *args: calls.append(1) or original(*args))
+    original = im2col._Back.write
+    monkeypatch.setattr(im2col._Back, "write", lambda *args: calls.append(1) or original(*args))
     rng = np.random.default_rng(0)
     images = Tensor(rng.standard_normal((2, 3, 8, 8)))
     first = Tensor(rng.standard_normal((4, 3, 3, 3)), requires_grad=True)

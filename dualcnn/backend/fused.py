@@ -49,7 +49,10 @@ class Fused:
             if type(a) is np.ndarray and a.nbytes >= PROGRAM_BYTES:
                 break
         else:
-            return self._plainly(args, out)
+            result = self.fn(_plain, *args)
+            if out is None and type(result) is np.ndarray:
+                return result
+            return _delivered(result, out)
         key: list[Any] = []
         largest = 0
         for a in args:
@@ -78,17 +81,7 @@ class Fused:
 
     def _plainly(self, args: tuple[Any, ...], out: Any) -> Any:
         """Evaluated as it stands, temporaries and all."""
-        result = self.fn(_plain, *args)
-        if out is None:
-            if type(result) is tuple:
-                return tuple(np.asarray(r) for r in result)
-            return result if type(result) is np.ndarray else np.asarray(result)
-        if isinstance(out, tuple):
-            for target, value in zip(out, result, strict=True):
-                np.copyto(target, value, casting="same_kind")
-        else:
-            np.copyto(out, result, casting="same_kind")
-        return out
+        return _delivered(self.fn(_plain, *args), out)
 
     def _found(self, key: tuple[Any, ...], args: tuple[Any, ...]) -> _Found:
         """What is to be done with arguments of these kinds and shapes."""
@@ -144,6 +137,20 @@ class Fused:
             program.run(given, into, aliases, self.backend.scratch)
 
         self.backend.pool.run(body, len(parts))
+
+
+def _delivered(result: Any, out: Any) -> Any:
+    """Results as arrays, or written to `out`."""
+    if out is None:
+        if type(result) is tuple:
+            return tuple(np.asarray(r) for r in result)
+        return np.asarray(result)
+    if isinstance(out, tuple):
+        for target, value in zip(out, result, strict=True):
+            np.copyto(target, value, casting="same_kind")
+    else:
+        np.copyto(out, result, casting="same_kind")
+    return out
 
 
 def _aliases(
