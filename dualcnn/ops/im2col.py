@@ -197,12 +197,7 @@ def _all_columns(be: Backend, x: Array, window: Window) -> Array:
 def _is_heavy(be: Backend, x: Array, w: Array, window: Window, groups: int) -> bool:
     weights: int = math.prod(w.shape) * be.itemsize(w.dtype)
     columns = x.shape[0] * window.out[0] * _row_bytes(be, x, window)
-    return (
-        groups == 1
-        and weights > HEAVY_WEIGHT
-        and weights > columns // 8
-        and columns <= MOST_COLUMNS
-    )
+    return groups == 1 and weights > max(HEAVY_WEIGHT, columns // 8) and 0 < columns <= MOST_COLUMNS
 
 
 def _matrix(be: Backend, w: Array, groups: int) -> Array:

@@ -77,7 +77,8 @@ class Tiles:
         frequencies = self.side**2 * itemsize
         self.row_bytes = self.across * frequencies * max(self.channels, self.outputs)
         self.image_bytes = self.row_bytes * self.down
-        self.heavy = frequencies * self.channels * self.outputs > HEAVY_WEIGHT
+        weights = frequencies * self.channels * self.outputs
+        self.heavy = self.images > 0 and weights > HEAVY_WEIGHT
 
     def groups(self) -> list[slice]:
         """Images whose tiles are transformed at once."""
