@@ -152,7 +152,7 @@ def _gradients_at_once(
         be.assign(maps[images, ...], gy(images))
 
     be.blocks(n, math.prod(maps.shape[1:]) * be.itemsize(x.dtype), collect)
-    flat = be.reshape(maps, (-1, outputs))
+    flat = be.reshape(maps, (n * math.prod(window.out), outputs))
     gw = gx = None
     if needs[1]:
         gw = be.matmul(be.permute(flat, (1, 0)), _all_columns(be, x, window))
@@ -160,7 +160,7 @@ def _gradients_at_once(
     if needs[0]:
         gx = be.empty(tuple(x.shape), x.dtype)
         cols = be.matmul(flat, be.reshape(w, (outputs, -1)))
-        cols = be.reshape(cols, (n, math.prod(window.out), -1))
+        cols = be.reshape(cols, (n, math.prod(window.out), math.prod(taps)))
         each = math.prod(cols.shape[1:]) * be.itemsize(x.dtype)
         be.blocks(n, each, lambda part: _fold(be, cols[part, ...], gx[part, ...], window, taps, 1))
     return gx, gw, be.contract("mc->c", flat) if needs[2] else None
@@ -191,7 +191,7 @@ def _all_columns(be: Backend, x: Array, window: Window) -> Array:
         be.assign(be.reshape_view(cols[images, ...], view.shape), view)
 
     be.blocks(x.shape[0], math.prod(cols.shape[1:]) * be.itemsize(x.dtype), body)
-    return be.reshape_view(cols, (-1, taps))
+    return be.reshape_view(cols, (x.shape[0] * math.prod(window.out), taps))
 
 
 def _is_heavy(be: Backend, x: Array, w: Array, window: Window, groups: int) -> bool:
