@@ -98,6 +98,10 @@ CALLS = {
     "tanh": Call(ops.tanh, MAPS, {}),
     "softmax": Call(ops.softmax, ((3, 4),), {"dim": 1}),
     "log_softmax": Call(ops.log_softmax, ((3, 4),), {"dim": 1}),
+    "conv2d_relu, no bias": Call(
+        ops.conv2d_relu, ((2, 4, 6, 6), (6, 4, 3, 3)), {"padding": 1}, ("x", "weight")
+    ),
+    "linear, one row": Call(ops.linear, ((1, 4), (5, 4), (5,)), {}, CONV),
     "linear": Call(ops.linear, ((3, 4), (5, 4), (5,)), {}, CONV),
     "matmul": Call(ops.matmul, ((3, 4), (4, 5)), {}, ("a", "b")),
     "matmul, vector": Call(ops.matmul, ((3, 4), (4,)), {}, ("a", "b")),
