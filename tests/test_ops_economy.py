@@ -68,10 +68,10 @@ def test_the_columns_of_a_batch_are_never_all_there(monkeypatch, algorithm):
 def test_maps_that_are_pooled_at_once_are_never_all_there(algorithm, recorded):
     """Neither the maps nor, beside the gradient of the images, theirs."""
     be = backend.get("numpy")
-    x = np.ones((IMAGES[0], 4, 32, 32), np.float32)
-    groups, outputs = (4, 4) if algorithm == "depthwise" else (1, 16)
-    w = np.ones((outputs, 4 // groups, 3, 3), np.float32)
-    maps = IMAGES[0] * outputs * 32 * 32 * 4
+    channels, groups = (16, 16) if algorithm == "depthwise" else (4, 1)
+    x = np.ones((IMAGES[0], channels, 32, 32), np.float32)
+    w = np.ones((16, channels // groups, 3, 3), np.float32)
+    maps = IMAGES[0] * 16 * 32 * 32 * 4
     params = {"padding": 1, "algorithm": algorithm, "groups": groups, "kernel_size": 2}
     y, vjp = ops.conv2d_relu_max_pool2d(x, w, **params)
     be.arena.clear()
