@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import inspect
 import math
-import operator
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -328,36 +327,10 @@ class Tensor(Operators):
         be = self.backend
         return Tensor(be.scalar(be.xp.argmax(self._data, axis=dim, keepdims=keepdim)))
 
-    # Comparisons: Tensors of bool, without gradients.
-
-    def _compared(self, relation: Callable[[Any, Any], Any], other: Any) -> Tensor:
+    def _compared(self, relation: Callable[[Any, Any], Any], other: Any) -> Any:
         other = _plain(other)
         be = backend.of(tensor=self._data, other=other)
         return Tensor(be.scalar(relation(self._data, other)))
-
-    def eq(self, other: Any) -> Tensor:
-        """Where the elements equal those of `other`."""
-        return self._compared(operator.eq, other)
-
-    def __eq__(self, other: object) -> Any:
-        return self._compared(operator.eq, other)
-
-    def __ne__(self, other: object) -> Any:
-        return self._compared(operator.ne, other)
-
-    def __lt__(self, other: Any) -> Tensor:
-        return self._compared(operator.lt, other)
-
-    def __le__(self, other: Any) -> Tensor:
-        return self._compared(operator.le, other)
-
-    def __gt__(self, other: Any) -> Tensor:
-        return self._compared(operator.gt, other)
-
-    def __ge__(self, other: Any) -> Tensor:
-        return self._compared(operator.ge, other)
-
-    __hash__ = object.__hash__
 
 
 def _as_array(data: Any) -> Array:

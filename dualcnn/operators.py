@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Iterator
 from operator import index
 from typing import Any, Self
@@ -21,6 +22,10 @@ class Operators:
 
     def _apply(self, op: Callable[..., Any], *inputs: Any, **params: Any) -> Self:
         """Run an operation and record it."""
+        raise NotImplementedError
+
+    def _compared(self, relation: Callable[[Any, Any], Any], other: Any) -> Self:
+        """A comparison of the elements: bool, without gradients."""
         raise NotImplementedError
 
     @property
@@ -169,6 +174,32 @@ class Operators:
 
     def __rpow__(self, other: Any) -> Self:
         return self._apply(ops.pow, other, self)
+
+    # Comparisons.
+
+    def eq(self, other: Any) -> Self:
+        """Where the elements equal those of `other`."""
+        return self._compared(operator.eq, other)
+
+    def __eq__(self, other: object) -> Any:
+        return self._compared(operator.eq, other)
+
+    def __ne__(self, other: object) -> Any:
+        return self._compared(operator.ne, other)
+
+    def __lt__(self, other: Any) -> Self:
+        return self._compared(operator.lt, other)
+
+    def __le__(self, other: Any) -> Self:
+        return self._compared(operator.le, other)
+
+    def __gt__(self, other: Any) -> Self:
+        return self._compared(operator.gt, other)
+
+    def __ge__(self, other: Any) -> Self:
+        return self._compared(operator.ge, other)
+
+    __hash__ = object.__hash__
 
 
 def _sizes(sizes: tuple[Any, ...]) -> tuple[int, ...]:
