@@ -120,7 +120,7 @@ FAULTS = (
         NUMPY,
         "layout = (shape[1:], tuple(widths), x.dtype, widths[0] == (0, 0))",
         "layout = (shape[1:], x.ndim, x.dtype, widths[0] == (0, 0))",
-        "test_backend_expression.py",
+        "test_backend_workers.py",
     ),
     Fault(
         "staggered parts that leave the end out",
