@@ -22,17 +22,22 @@ DTYPES = ("float32", "float64")
 SPECIAL = (np.nan, np.inf, -np.inf, 0.0, -0.0, 1e-40, 3e38)
 
 
+NOT_ELEMENTWISE = {"_are_probabilities"}
+
+
 def expressions() -> dict[str, Callable[..., Any]]:
     """Every function of the library whose first argument is `xp` and that takes an array."""
     found = {}
     for module in pkgutil.walk_packages(dualcnn.__path__, "dualcnn."):
-        if module.name.endswith("__main__") or "cupy" in module.name:
+        if module.name.endswith(("__main__", "philox", "cupy")):
             continue
         for name, fn in vars(importlib.import_module(module.name)).items():
             if not inspect.isfunction(fn) or fn.__module__ != module.name:
                 continue
             kinds = [p.annotation for p in inspect.signature(fn).parameters.values()]
             plain = kinds[1:] and set(kinds[1:]) <= {"Array", "float", "int"}
+            if name in NOT_ELEMENTWISE:
+                continue
             if plain and kinds[0] in ("Any", "object") and kinds[1] == "Array":
                 found[f"{module.name}.{name}".removeprefix("dualcnn.")] = fn
     return found
@@ -63,10 +68,14 @@ def operands(fn: Callable[..., Any], dtype: str, rows: bool = False) -> list[Any
                 values.append(draw.integers(0, 99, shape))
             else:
                 x = draw.normal(size=shape).astype(dtype)
+                flat = x.reshape(-1)
                 with np.errstate(over="ignore"):
-                    x.ravel()[number::17][: len(SPECIAL)] = np.array(SPECIAL).astype(dtype)
+                    some = flat[number::3]
+                    some[:] = np.where(
+                        np.arange(some.size) % 11 < 7, np.resize(SPECIAL, some.size), some
+                    )
                 # Equal values, for what compares.
-                x.ravel()[::5] = np.asarray(0.5, dtype)
+                flat[::5] = 0.5
                 values.append(x)
     return values
 
@@ -95,7 +104,9 @@ def check(fn: Callable[..., Any], args: list[Any], out: Any = None) -> Fused:
     for actual, wanted in zip(found, expected, strict=True):
         if out is None:
             assert actual.dtype == wanted.dtype
-        np.testing.assert_array_equal(actual, wanted.astype(actual.dtype))
+        # A result of rows alone is repeated, as all results have one shape.
+        wanted = np.broadcast_to(wanted.astype(actual.dtype), actual.shape)
+        np.testing.assert_array_equal(actual, wanted)
     return call
 
 
@@ -139,11 +150,11 @@ def test_an_expression_of_channels_last_maps(name: str) -> None:
 def test_an_expression_into_every_other_place(name: str) -> None:
     fn = EXPRESSIONS[name]
     args = operands(fn, "float32")
-    around = [np.full((*r.shape[:-1], 2 * r.shape[-1]), 9, r.dtype) for r in plainly(fn, args)]
+    around = [np.ones((*r.shape[:-1], 2 * r.shape[-1]), r.dtype) for r in plainly(fn, args)]
     outs = tuple(a[..., ::2] for a in around)
     check(fn, args, outs if len(outs) > 1 else outs[0])
     for a in around:
-        assert (a[..., 1::2] == 9).all()
+        assert (a[..., 1::2] == 1).all()
 
 
 @pytest.mark.usefixtures("parted")
