@@ -1,4 +1,4 @@
-"""The worker pool, and the BLAS limit it holds."""
+"""The worker pool, the BLAS limit it holds, and scratch memory."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 
 from dualcnn import backend, ops
 from dualcnn.backend import blas
-from dualcnn.backend.workers import WorkerPool, default_size
+from dualcnn.backend.workers import WorkerPool, default_size, even, staggered
 
 be = backend.get("numpy")
 
@@ -228,3 +228,70 @@ def test_the_default_size_follows_the_environment_and_the_affinity(monkeypatch):
     assert default_size() == 3
     with pytest.raises(ValueError, match="at least 1 thread, got 0"):
         WorkerPool(2).resize(0)
+
+
+@pytest.mark.parametrize("slices", [even, staggered])
+def test_slices_cover_the_range_once(slices):
+    for n in range(40):
+        for count in range(12):
+            parts = slices(n, count)
+            covered = [i for part in parts for i in range(part.start, part.stop)]
+            assert covered == list(range(n)), (n, count)
+            assert all(part.start < part.stop for part in parts)
+            assert len(parts) <= max(1, count) + 1
+
+
+def test_staggered_slices_start_with_a_half():
+    sizes = [part.stop - part.start for part in staggered(80, 4)]
+    assert sizes == [10, 20, 20, 20, 10]
+
+
+FRAMED = [
+    # Images, channels, rows, columns, and widths of padding before and after.
+    ((3, 5, 6, 2), ((1, 1), (1, 1))),
+    ((2, 5, 6, 2), ((1, 1), (1, 1))),
+    ((3, 5, 6, 2), ((2, 0), (0, 2))),
+    ((3, 5, 6, 2), ((0, 2), (2, 0))),
+    ((3, 6, 5, 2), ((1, 0), (1, 2))),
+    ((3, 6, 5, 2), ((1, 0), (2, 1))),
+    ((4, 2, 3, 4), ((0, 0), (3, 1))),
+    ((1, 7, 8, 2), ((0, 0), (0, 0))),
+    ((1, 2, 2, 60), ((1, 1), (1, 1))),
+]
+
+
+def frame_at_random(seed, key):
+    rng = np.random.default_rng(seed)
+    for _ in range(60):
+        shape, spatial = FRAMED[rng.integers(len(FRAMED))]
+        x = 1 + rng.random(shape).astype(rng.choice(["float32", "float64"]))
+        widths = ((0, 0), *spatial, (0, 0))
+        if rng.integers(8) == 0:
+            widths = ((1, 0), *spatial, (0, 2))
+        np.testing.assert_array_equal(be.framed(key, x, widths), np.pad(x, widths))
+    return True
+
+
+def test_frames_keep_their_zeros_when_shapes_alternate():
+    for shape, spatial in FRAMED:
+        for other, another in FRAMED:
+            for size, around in ((shape, spatial), (other, another), (shape, spatial)):
+                x, widths = np.full(size, 7.0, "float32"), ((0, 0), *around, (0, 0))
+                np.testing.assert_array_equal(be.framed("test", x, widths), np.pad(x, widths))
+    assert frame_at_random(1, "test")
+
+
+def test_frames_of_threads_are_their_own(threads):
+    threads(3)
+    done = []
+    be.pool.run(lambda i: done.append(frame_at_random(i, "test")), 9)
+    assert done == [True] * 9
+
+
+def test_frames_of_one_thread_by_another_name_are_others():
+    x = np.ones((2, 3, 3, 1), "float32")
+    one = be.framed("one", x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    two = be.framed("two", x * 2, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    assert one.max() == 1
+    assert two.max() == 2
+    assert not np.may_share_memory(one, two)

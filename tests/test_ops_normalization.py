@@ -143,6 +143,97 @@ def test_batch_norm_of_a_batch_that_is_split_into_parts(be: Backend) -> None:
     check_op(be, ops.batch_norm, [x, w, b], y, gy, [gx, gw, gb], layouts, training=True)
 
 
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("training", [True, False], ids=["training", "eval"])
+def test_batch_norm_and_relu_as_one(be: Backend, shape: tuple[int, ...], training: bool) -> None:
+    x, w, b, gy = operands(shape)
+    draw = rng(37, *shape)
+    mean, variance = draw.normal(size=shape[1]), draw.uniform(0.5, 2, shape[1])
+
+    def forward(x: Any, w: Any, b: Any) -> Any:
+        if training:
+            return oracles.batch_norm(x, w, b)
+        return oracles.normalise(x, w, b, mean, variance, 1e-5)
+
+    normal = forward(x, w, b)
+    gradients = oracles.complex_vjp(forward, [x, w, b], np.where(normal > 0, gy, 0.0))
+    inputs = [x, w, b] if training else [x, w, b, mean, variance]
+    options: dict[str, Any] = {"training": training, "relu": True}
+    y = oracles.relu(normal)
+    check_op(be, ops.batch_norm, inputs, y, gy, gradients, dtypes=("float64",), **options)
+
+
+@pytest.mark.parametrize("layout", ["plain", "permuted"])
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_relu_after_batch_norm_changes_no_bit(be: Backend, dtype: str, layout: str) -> None:
+    """In parts of a size as they come, with NaN and infinity in a channel."""
+    draw = rng(38)
+    x, gy = draw.normal(size=(2, 16, 24, 20, 20))
+    x[3, 5, 2, 2], x[4, 6, 1, 1] = np.nan, 0.0
+    w, b = draw.normal(size=(2, 24))
+    placed = [place(be, v, dtype, layout) for v in (x, w, b)]
+    g = place(be, gy, dtype, layout)
+    y, vjp, statistics = ops.batch_norm(*placed, training=True, relu=True)
+    normal, back, expected = ops.batch_norm(*placed, training=True)
+    rectified, back_relu = ops.relu(normal)
+    found = [y, *vjp(g), *(statistics or ())]
+    wanted = [rectified, *back(back_relu(g)[0]), *(expected or ())]
+    for actual, single in zip(found, wanted, strict=True):
+        np.testing.assert_array_equal(be.to_numpy(actual), be.to_numpy(single))
+    assert np.isnan(be.to_numpy(y)[:, 5]).all()
+
+
+def test_batch_norm_and_relu_compute_only_the_gradients_asked_for(be: Backend) -> None:
+    x, w, b, gy = operands((3, 2, 2, 3))
+    check_needs(be, ops.batch_norm, [x, w, b], gy, training=True, relu=True)
+
+
+FAR = [(8, 64, 20, 20), (64, 3, 96, 97), (20000, 8), (100000, 2)]
+
+
+@pytest.mark.parametrize("mean", [0.0, 1000.0])
+@pytest.mark.parametrize("shape", FAR, ids=str)
+def test_large_batches_keep_their_digits(shape: tuple[int, ...], mean: float) -> None:
+    """The mean of many float32, known to a few last digits of what was given."""
+    x = (mean + rng(39).normal(size=shape)).astype("float32")
+    axes = (0, *range(2, len(shape)))
+    exact = x.astype("float64")
+    expected = exact - exact.mean(axes, keepdims=True)
+    variance = exact.var(axes, keepdims=True)
+    y, _, statistics = ops.batch_norm(x, None, None, training=True)
+    assert statistics is not None
+    digits = 1e-7 * max(1.0, mean)
+    np.testing.assert_allclose(y, expected / np.sqrt(variance + 1e-5), 0, 10 * digits)
+    np.testing.assert_allclose(statistics[0], exact.mean(axes), 0, 5 * digits)
+    count = x.size / shape[1]
+    np.testing.assert_allclose(statistics[1], variance.ravel() * count / (count - 1), 1e-4)
+
+
+@pytest.mark.parametrize("mean", [0.0, 3000.0])
+@pytest.mark.parametrize("size", [1, 3])
+def test_parts_of_different_means_are_joined(
+    be: Backend, mean: float, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A trend over the batch: most of the variance is between its parts."""
+    draw = rng(40)
+    trend = np.linspace(-50, 50, 12).reshape(12, 1, 1, 1)
+    x = (mean + trend + draw.normal(size=(12, 3, 4, 4))).astype("float32")
+
+    def parts(n: int, bytes_each: int) -> list[slice]:
+        return [slice(i, min(n, i + size)) for i in range(0, n, size)]
+
+    for name in ("parts", "_shared_parts"):
+        if hasattr(be, name):
+            monkeypatch.setattr(be, name, parts)
+    placed = place(be, x)
+    y, _, statistics = ops.batch_norm(placed, None, None, training=True)
+    expected = oracles.batch_norm(x.astype("float64"), None, None)
+    np.testing.assert_allclose(be.to_numpy(y), expected, 0, 1e-4)
+    assert statistics is not None
+    variance = x.astype("float64").var((0, 2, 3)) * 192 / 191
+    np.testing.assert_allclose(be.to_numpy(statistics[1]), variance, 1e-5)
+
+
 STREAM = (1234, 5)
 DROPPED = [(40, 50), (2, 3, 20, 30), (2000,)]
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["Aliases", "Program", "UntraceableError", "trace", "where"]
+__all__ = ["Aliases", "Program", "UntraceableError", "deliver", "trace", "where"]
 
 Scratch = Callable[[int, tuple[int, ...], Any], Any]
 """A buffer by number, shape and dtype."""
@@ -184,9 +184,8 @@ class Program:
             else:
                 call(*[registers[i] for i in inputs], out=target)
             registers[register] = target
-        for out, register in zip(outs, self.results, strict=True):
-            if registers[register] is not out:
-                np.copyto(out, registers[register], casting="same_kind")
+        pairs = zip(outs, self.results, strict=True)
+        deliver([(o, registers[r]) for o, r in pairs if registers[r] is not o])
 
     def _planned(self, outs: Sequence[Any], aliases: Aliases) -> list[tuple[Any, ...]]:
         """For each step where it writes: to a result, into a buffer, or to a new small array."""
@@ -243,6 +242,14 @@ def trace(fn: Callable[..., Any], args: Sequence[Any], full: Sequence[bool]) -> 
     if not all(isinstance(r, _Symbol) for r in results):
         raise UntraceableError
     return Program(tracer, len(args), [r.register for r in results], isinstance(found, tuple))
+
+
+def deliver(pairs: Sequence[tuple[Any, Any]]) -> None:
+    """Copy to each output its value, which may be memory of another output."""
+    if len(pairs) > 1:
+        pairs = [(out, np.array(value)) for out, value in pairs]
+    for out, value in pairs:
+        np.copyto(out, value, casting="same_kind")
 
 
 def where(condition: Any, a: Any, b: Any, out: Any = None) -> Any:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from . import workers
-from .expression import Aliases, Program, UntraceableError, trace, where
+from .expression import Aliases, Program, UntraceableError, deliver, trace, where
 
 __all__ = ["Fused"]
 
@@ -70,10 +70,15 @@ class Fused:
         if out is None:
             out = self._outputs(program, args, like, shape)
         outs = out if type(out) is tuple else (out,)
-        aliases = _aliases(program, args, outs, shape)
+        inline = largest < workers.INLINE_BYTES or self.backend.pool.inside
+        if inline and program.writes_last and outs[0].shape == shape:
+            # A call that reads what it writes makes its own copies: nothing to look out for.
+            aliases: Aliases | None = _alone
+        else:
+            aliases = _aliases(args, outs, shape)
         if aliases is None:
             return self._plainly(args, out)
-        if largest < workers.INLINE_BYTES or self.backend.pool.inside:
+        if inline:
             program.run(args, outs, aliases, self.backend.scratch)
         else:
             self._parts(program, args, outs, shape, aliases)
@@ -145,22 +150,16 @@ def _delivered(result: Any, out: Any) -> Any:
         if type(result) is tuple:
             return tuple(np.asarray(r) for r in result)
         return np.asarray(result)
-    if isinstance(out, tuple):
-        for target, value in zip(out, result, strict=True):
-            np.copyto(target, value, casting="same_kind")
-    else:
-        np.copyto(out, result, casting="same_kind")
+    deliver(list(zip(out, result, strict=True)) if isinstance(out, tuple) else [(out, result)])
     return out
 
 
 def _aliases(
-    program: Program, args: tuple[Any, ...], outs: tuple[Any, ...], shape: tuple[int, ...]
+    args: tuple[Any, ...], outs: tuple[Any, ...], shape: tuple[int, ...]
 ) -> Aliases | None:
     """For each output the arguments that are it; None where one overlaps it in another way, or
     where the output is larger than what the arguments make.
     """
-    if program.writes_last:
-        return _alone if outs[0].shape == shape else None
     found = []
     for out in outs:
         same = _apart

@@ -12,7 +12,7 @@ memory, but is many short calls, and on two threads these cost as much (VGG 240 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from .. import functional as F
 from ..autograd import Tensor
@@ -40,21 +40,34 @@ class Chain:
     """The plan of how layers run: groups of neighbours, each with what runs it."""
 
     def __init__(self, layers: Sequence[Module]) -> None:
-        self._groups: list[tuple[Run | None, tuple[Module, ...]]] = []
+        self._groups: list[tuple[_Pattern | None, tuple[Module, ...]]] = []
         layers = tuple(layers)
         while layers:
-            run, length = _longest(layers)
-            self._groups.append((run, layers[:length]))
+            pattern = _first(layers)
+            length = 1 if pattern is None else len(pattern.types)
+            self._groups.append((pattern, layers[:length]))
             layers = layers[length:]
 
     def __call__(self, input: Any) -> Any:
-        for run, layers in self._groups:
-            if run is None or any(layer._hooks for layer in layers):
+        for pattern, layers in self._groups:
+            if pattern is not None and pattern.fits(layers):
+                input = _together(pattern.run, input, layers)
+            else:
                 for layer in layers:
                     input = layer(input)
-            else:
-                input = _together(run, input, layers)
         return input
+
+
+class _Pattern(NamedTuple):
+    """Neighbours that can run as one: their types, and whether their options allow it."""
+
+    types: tuple[type, ...]
+    accepts: Callable[..., bool]
+    run: Run
+
+    def fits(self, layers: tuple[Module, ...]) -> bool:
+        """Whether these run as one now: options and hooks may change between calls."""
+        return self.accepts(*layers) and not any(layer._hooks for layer in layers)
 
 
 def _together(run: Run, input: Any, layers: tuple[Module, ...]) -> Any:
@@ -67,14 +80,14 @@ def _together(run: Run, input: Any, layers: tuple[Module, ...]) -> Any:
         raise
 
 
-def _longest(layers: tuple[Module, ...]) -> tuple[Run | None, int]:
-    """What runs the most of the first layers, and how many those are."""
+def _first(layers: tuple[Module, ...]) -> _Pattern | None:
+    """The pattern that begins with the first layers and takes the most of them."""
     types = tuple(type(layer) for layer in layers[:3])
-    for pattern, accepts, run in _PATTERNS:
-        length = len(pattern)
-        if types[:length] == pattern and accepts(*layers[:length]):
-            return run, length
-    return None, 1
+    for pattern in _PATTERNS:
+        length = len(pattern.types)
+        if types[:length] == pattern.types and pattern.accepts(*layers[:length]):
+            return pattern
+    return None
 
 
 def _conv_relu_pool(input: Any, conv: Conv2d, relu: ReLU, pool: MaxPool2d) -> Tensor:
@@ -122,10 +135,10 @@ def _always(*layers: Module) -> bool:
     return True
 
 
-_PATTERNS: tuple[tuple[tuple[type, ...], Callable[..., bool], Run], ...] = (
-    ((Conv2d, ReLU, MaxPool2d), _side_by_side, _conv_relu_pool),
-    ((Conv2d, ReLU), _always, _conv_relu),
-    ((BatchNorm2d, ReLU), _always, _norm_relu),
-    ((BatchNorm1d, ReLU), _always, _norm_relu),
+_PATTERNS = (
+    _Pattern((Conv2d, ReLU, MaxPool2d), _side_by_side, _conv_relu_pool),
+    _Pattern((Conv2d, ReLU), _always, _conv_relu),
+    _Pattern((BatchNorm2d, ReLU), _always, _norm_relu),
+    _Pattern((BatchNorm1d, ReLU), _always, _norm_relu),
 )
 """Longer before shorter. A subclass may do something else, so types are compared as they are."""

@@ -140,6 +140,8 @@ def _maximum_and_place(xp: Any, *taps: Array) -> tuple[Array, ...]:
     y = taps[0]
     for tap in taps[1:]:
         y = xp.maximum(y, tap)
+    if len(taps) == 1:
+        return (y,)
     first = taps[0] == y
     firsts, found = [first], first
     for tap in taps[1:-1]:
@@ -151,6 +153,8 @@ def _maximum_and_place(xp: Any, *taps: Array) -> tuple[Array, ...]:
 
 def _to_places(xp: Any, g: Array, *firsts: Array) -> tuple[Array, ...]:
     """The gradient at each tap; what no other tap takes goes to the last."""
+    if not firsts:
+        return (g,)
     found = firsts[0]
     for first in firsts[1:]:
         found = found | first

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from . import layers, machine, training
+from . import fusion, layers, machine, training
 
-FAULTS = (*layers.FAULTS, *training.FAULTS, *machine.FAULTS)
+FAULTS = (*layers.FAULTS, *fusion.FAULTS, *training.FAULTS, *machine.FAULTS)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from .fault import Fault
 
 NUMPY = "backend/numpy.py"
+EXPRESSIONS = "backend/fused.py"
+PROGRAMS = "backend/expression.py"
 CUPY = "backend/cupy.py"
 
 FAULTS = (
@@ -52,9 +54,9 @@ FAULTS = (
     ),
     Fault(
         "two uses of one scratch buffer",
-        "ops/im2col.py",
-        'be.workspace("padded", shape, x.dtype)',
-        'be.workspace("columns", shape, x.dtype)',
+        "ops/winograd_tiles.py",
+        'be.workspace("mixed", (m, m,',
+        'be.workspace("tiles", (m, m,',
         "test_ops_convolution.py",
     ),
     Fault(
@@ -67,29 +69,71 @@ FAULTS = (
     Fault(
         "a product cut by the number of threads",
         NUMPY,
-        "max(2, min(FEWEST_PARTS, out.shape[axis] // SKINNY))",
+        "max(2, min(MOST_LANES, most, multiplications // SHARED_PRODUCT))",
         "self.pool.size",
         "test_backend_workers.py",
     ),
     Fault(
         "an operand as long as the batch cut with it",
-        NUMPY,
+        EXPRESSIONS,
         "a.ndim == len(shape) and a.shape[0] == shape[0]",
         "a.ndim > 0 and a.shape[0] == shape[0]",
         "test_ops_primitives.py",
     ),
     Fault(
         "a choice between numbers by multiplication",
-        NUMPY,
-        "return np.multiply(bits, condition).view(a.dtype)",
-        "return np.multiply(a, condition)",
+        PROGRAMS,
+        "return np.multiply(bits, condition, out=into).view(a.dtype)",
+        "return np.multiply(a, condition, out=out)",
         "test_ops_primitives.py",
+    ),
+    Fault(
+        "an operand overwritten that is read again",
+        PROGRAMS,
+        "return k if all(last <= register for last in overwritten) else None",
+        "return k",
+        "test_backend_expression.py",
+    ),
+    Fault(
+        "a temporary overwritten that is read again",
+        PROGRAMS,
+        "if i in holder and self._last_use[i] <= register]",
+        "if i in holder]",
+        "test_backend_expression.py",
+    ),
+    Fault(
+        "a square root of a number for that of its square",
+        PROGRAMS,
+        "exponent == 2:",
+        "True:",
+        "test_backend_expression.py",
+    ),
+    Fault(
+        "a list of calls made for another type",
+        EXPRESSIONS,
+        "key += (a.shape, a.dtype.char)",
+        "key += (a.shape,)",
+        "test_backend_expression.py",
+    ),
+    Fault(
+        "zero borders kept for another padding",
+        NUMPY,
+        "layout = (shape[1:], tuple(widths), x.dtype, widths[0] == (0, 0))",
+        "layout = (shape[1:], x.ndim, x.dtype, widths[0] == (0, 0))",
+        "test_backend_workers.py",
+    ),
+    Fault(
+        "staggered parts that leave the end out",
+        "backend/workers.py",
+        "range(size // 2, n, size), n]",
+        "range(size // 2, n, size)]",
+        "test_backend_workers.py",
     ),
     Fault(
         "a partial sum for each thread",
         NUMPY,
-        "min(len(parts), FEWEST_PARTS, max(2,",
-        "min(len(parts), self.pool.size, max(2,",
+        "min(len(parts), MOST_LANES, max(4,",
+        "min(len(parts), self.pool.size, max(1,",
         "test_backend_workers.py",
     ),
     Fault(

@@ -1,0 +1,107 @@
+"""Mistakes in algorithms of convolution for few channels, and in layers that run as one."""
+
+from __future__ import annotations
+
+from .fault import Fault
+
+CONVOLUTION = "ops/convolution.py"
+FUSED = "ops/fused.py"
+TILES = "ops/winograd_tiles.py"
+NORMALIZATION = "ops/normalization.py"
+
+FAULTS = (
+    Fault(
+        "batch norm and ReLU: gradient not masked",
+        NORMALIZATION,
+        "        if not self.relu:\n            return lambda",
+        "        if True:\n            return lambda",
+        "test_ops_normalization.py",
+    ),
+    Fault(
+        "depthwise: dilation counted in channels of another width",
+        "ops/depthwise.py",
+        "(apart, step * channels)",
+        "(apart, step)",
+        "test_ops_convolution.py",
+    ),
+    Fault(
+        "depthwise: input gradient with the kernel as it is",
+        "ops/depthwise.py",
+        "be.xp.flip(w, axis=(1, 2))",
+        "w",
+        "test_ops_convolution.py",
+    ),
+    Fault(
+        "toeplitz: blocks written over one another",
+        "ops/toeplitz.py",
+        "place += be.fold(",
+        "place[...] = be.fold(",
+        "test_ops_convolution.py",
+    ),
+    Fault(
+        "toeplitz: outputs sorted by tap for the weights alone",
+        "ops/toeplitz.py",
+        "for tap in range(by) for j in range(tap, block, by)",
+        "for j in range(block)",
+        "test_ops_fused.py",
+    ),
+    Fault(
+        "pooled at once: all maxima of a tie get the gradient",
+        FUSED,
+        "first = (tap == y) & ~found",
+        "first = tap == y",
+        "test_ops_fused.py",
+    ),
+    Fault(
+        "pooled at once: what no window meets keeps another batch's gradient",
+        CONVOLUTION,
+        "            if not covered:\n                be.assign(maps, 0)\n",
+        "",
+        "test_ops_fused.py",
+    ),
+    Fault(
+        "pooled at once: the bias before the ReLU left out",
+        FUSED,
+        "be.fuse(_biased_relu)(flat, rows.wide(bias), out=flat)",
+        "be.fuse(_relu)(flat, out=flat)",
+        "test_ops_fused.py",
+    ),
+    Fault(
+        "pooled at once: planes of tiles by their height first",
+        TILES,
+        "(4, 2, 0, 1, 3, 5))\n\n    def frame",
+        "(2, 4, 0, 1, 3, 5))\n\n    def frame",
+        "test_ops_fused.py",
+    ),
+    Fault(
+        "layers in a row: a pool with overlapping windows run as one without",
+        "nn/fusion.py",
+        "and pool.stride == kernel\n",
+        "",
+        "test_nn_fusion.py",
+    ),
+    Fault(
+        "layers in a row: a hook not called",
+        "nn/fusion.py",
+        "run is None or any(layer._hooks for layer in layers)",
+        "run is None",
+        "test_nn_fusion.py",
+    ),
+    Fault(
+        "layers in a row: planned once for all",
+        "nn/container.py",
+        "if planned != self._planned:",
+        "if not self._planned:",
+        "test_nn_fusion.py",
+    ),
+    Fault(
+        "layers in a row: an error that names no layer",
+        "nn/fusion.py",
+        """        for layer in layers:
+            input = layer(input)
+        raise
+""",
+        "        raise\n",
+        "test_nn_fusion.py",
+    ),
+)

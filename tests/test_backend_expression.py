@@ -1,0 +1,283 @@
+"""NumPy's fused expressions, run as lists of calls, against the same expressions as they stand."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from op_check import rng
+
+import dualcnn
+from dualcnn import backend
+from dualcnn.backend import fused, workers
+from dualcnn.backend.fused import Fused
+
+SHAPE = (6, 5, 32, 24)
+DTYPES = ("float32", "float64")
+SPECIAL = (np.nan, np.inf, -np.inf, 0.0, -0.0, 1e-40, 3e38)
+
+
+NOT_ELEMENTWISE = {"_are_probabilities"}
+
+
+def expressions() -> dict[str, Callable[..., Any]]:
+    """Every function of the library whose first argument is `xp` and that takes an array."""
+    found = {}
+    for module in pkgutil.walk_packages(dualcnn.__path__, "dualcnn."):
+        if module.name.endswith(("__main__", "philox", "cupy")):
+            continue
+        for name, fn in vars(importlib.import_module(module.name)).items():
+            if not inspect.isfunction(fn) or fn.__module__ != module.name:
+                continue
+            kinds = [p.annotation for p in inspect.signature(fn).parameters.values()]
+            plain = kinds[1:] and set(kinds[1:]) <= {"Array", "float", "int"}
+            if name in NOT_ELEMENTWISE:
+                continue
+            if plain and kinds[0] in ("Any", "object") and kinds[1] == "Array":
+                found[f"{module.name}.{name}".removeprefix("dualcnn.")] = fn
+    return found
+
+
+EXPRESSIONS = expressions()
+BOOLEAN = {"keep", "inside", "firsts", "hits"}
+WHOLE = {"found", "place"}
+UNTRACED = {"ops.arithmetic._pow", "ops.arithmetic._pow_grad", "ops.arithmetic._base_grad",
+            "optim.clip._power"}  # fmt: skip
+"""A power is an operator that looks at its exponent."""
+
+
+def operands(fn: Callable[..., Any], dtype: str, rows: bool = False) -> list[Any]:
+    """Arrays and numbers for the expression, the arrays with NaN, infinities and zeros in them.
+
+    With `rows` all arrays but the first are one row.
+    """
+    draw, values = rng(61), []
+    for number, p in enumerate(list(inspect.signature(fn).parameters.values())[1:]):
+        for _ in range(4 if p.kind is p.VAR_POSITIONAL else 1):
+            shape = SHAPE[-1:] if rows and values else SHAPE
+            if p.annotation != "Array":
+                values.append(0.75 if p.annotation == "float" else 3)
+            elif p.name in BOOLEAN:
+                values.append(draw.integers(0, 2, shape).astype(bool))
+            elif p.name in WHOLE:
+                values.append(draw.integers(0, 99, shape))
+            else:
+                x = draw.normal(size=shape).astype(dtype)
+                flat = x.reshape(-1)
+                with np.errstate(over="ignore"):
+                    some = flat[number::3]
+                    some[:] = np.where(
+                        np.arange(some.size) % 11 < 7, np.resize(SPECIAL, some.size), some
+                    )
+                # Equal values, for what compares.
+                flat[::5] = 0.5
+                values.append(x)
+    return values
+
+
+def plainly(fn: Callable[..., Any], args: list[Any]) -> list[Any]:
+    with np.errstate(all="ignore"):
+        found = fn(np, *[np.array(a) if isinstance(a, np.ndarray) else a for a in args])
+    return [np.asarray(f) for f in (found if isinstance(found, tuple) else (found,))]
+
+
+def run(fn: Callable[..., Any], args: list[Any], out: Any = None) -> tuple[list[Any], Fused]:
+    call = Fused(fn, backend.get("numpy"))
+    with np.errstate(all="ignore"):
+        found = call(*args, out=out)
+    return list(found) if isinstance(found, tuple) else [found], call
+
+
+def traced(call: Fused) -> bool:
+    return any(program is not None for program, *_ in call._programs.values())
+
+
+def check(fn: Callable[..., Any], args: list[Any], out: Any = None) -> Fused:
+    expected = plainly(fn, args)
+    found, call = run(fn, args, out)
+    assert len(found) == len(expected)
+    for actual, wanted in zip(found, expected, strict=True):
+        if out is None:
+            assert actual.dtype == wanted.dtype
+        # A result of rows alone is repeated, as all results have one shape.
+        wanted = np.broadcast_to(wanted.astype(actual.dtype), actual.shape)
+        np.testing.assert_array_equal(actual, wanted)
+    return call
+
+
+@pytest.fixture(params=["at once", "in parts"])
+def parted(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.param == "in parts":
+        monkeypatch.setattr(workers, "INLINE_BYTES", 1)
+        monkeypatch.setattr(fused, "FUSE_ELEMENTS", 1000)
+
+
+def test_the_expressions_of_the_library_were_found() -> None:
+    assert len(EXPRESSIONS) > 50
+    for name in ("optim.adam", "optim.sgd", "ops.fused", "backend.base", "nn.normalization"):
+        assert [known for known in EXPRESSIONS if known.startswith(name)], name
+
+
+@pytest.mark.usefixtures("parted")
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", EXPRESSIONS)
+def test_an_expression_gives_what_it_says(name: str, dtype: str) -> None:
+    fn = EXPRESSIONS[name]
+    call = check(fn, operands(fn, dtype))
+    assert traced(call) is (name not in UNTRACED)
+    check(fn, operands(fn, dtype, rows=True))
+
+
+@pytest.mark.usefixtures("parted")
+@pytest.mark.parametrize("name", EXPRESSIONS)
+def test_an_expression_of_channels_last_maps(name: str) -> None:
+    fn = EXPRESSIONS[name]
+    args = [
+        a.transpose(0, 3, 1, 2) if isinstance(a, np.ndarray) else a for a in operands(fn, "float32")
+    ]
+    found, _ = run(fn, args)
+    check(fn, args)
+    assert found[0].strides[1] == found[0].itemsize, "results keep the memory order"
+
+
+@pytest.mark.usefixtures("parted")
+@pytest.mark.parametrize("name", EXPRESSIONS)
+def test_an_expression_into_every_other_place(name: str) -> None:
+    fn = EXPRESSIONS[name]
+    args = operands(fn, "float32")
+    around = [np.ones((*r.shape[:-1], 2 * r.shape[-1]), r.dtype) for r in plainly(fn, args)]
+    outs = tuple(a[..., ::2] for a in around)
+    check(fn, args, outs if len(outs) > 1 else outs[0])
+    for a in around:
+        assert (a[..., 1::2] == 1).all()
+
+
+@pytest.mark.usefixtures("parted")
+@pytest.mark.parametrize("rows", [False, True], ids=["arrays", "rows"])
+@pytest.mark.parametrize("name", EXPRESSIONS)
+def test_an_expression_into_each_of_its_operands(name: str, rows: bool) -> None:
+    fn = EXPRESSIONS[name]
+    kinds = [(r.shape, r.dtype) for r in plainly(fn, operands(fn, "float32", rows))]
+    count = len(operands(fn, "float32", rows))
+    for first in range(count):
+        args = operands(fn, "float32", rows)
+        places = [(first + k) % count for k in range(len(kinds))]
+        outs = []
+        for place, (shape, dtype) in zip(places, kinds, strict=True):
+            a = args[place]
+            fits = isinstance(a, np.ndarray) and (a.shape, a.dtype) == (shape, dtype)
+            outs.append(a if fits else np.empty(shape, dtype))
+        check(fn, args, tuple(outs) if len(outs) > 1 else outs[0])
+
+
+@pytest.mark.usefixtures("parted")
+@pytest.mark.parametrize("name", EXPRESSIONS)
+def test_an_expression_in_another_precision(name: str) -> None:
+    """One function, called with float32, float64 and other shapes in turn."""
+    fn = EXPRESSIONS[name]
+    call = Fused(fn, backend.get("numpy"))
+    for dtype in ("float32", "float64", "float32"):
+        for part in (slice(None), slice(0, 3)):
+            args = [a[part] if isinstance(a, np.ndarray) else a for a in operands(fn, dtype)]
+            with np.errstate(all="ignore"):
+                found = call(*args)
+            found = found if isinstance(found, tuple) else (found,)
+            for actual, wanted in zip(found, plainly(fn, args), strict=True):
+                assert actual.dtype == wanted.dtype
+                np.testing.assert_array_equal(actual, wanted)
+
+
+def _twice_read(xp: Any, a: Any, b: Any) -> Any:
+    root = xp.sqrt(xp.abs(a))
+    return xp.where(root > b, root * root + root, a - root) * root, a + b
+
+
+def _cube(xp: Any, a: Any) -> Any:
+    return a**3 + a**2
+
+
+def _unknown(xp: Any, a: Any) -> Any:
+    return xp.cumulative_sum(xp.reshape(a, (-1,))) if False else xp.sum(a) + a
+
+
+def _branching(xp: Any, a: Any, b: Any) -> Any:
+    return a + b if b is not None and bool((a == a).all()) else a
+
+
+@pytest.mark.usefixtures("parted")
+@pytest.mark.parametrize("fn", [_twice_read, _cube, _unknown, _branching])
+def test_what_cannot_be_listed_is_evaluated(fn: Callable[..., Any]) -> None:
+    count = len(inspect.signature(fn).parameters) - 1
+    args = [rng(62, i).normal(size=(40, 300)) for i in range(count)]
+    call = check(fn, args)
+    assert traced(call) is (fn is _twice_read)
+    if fn is _twice_read:
+        check(fn, args, (args[0], args[1]))
+        check(fn, args, (args[1], args[0]))
+
+
+def _minus(xp: Any, a: Any, b: Any) -> Any:
+    return a - b
+
+
+def _swapped(xp: Any, a: Any, b: Any) -> Any:
+    return b, a
+
+
+@pytest.mark.usefixtures("parted")
+def test_a_row_of_what_is_written_to() -> None:
+    a = rng(63).normal(size=(300, 70))
+    check(_minus, [a, a[0]], a)
+    a = rng(63).normal(size=(300, 70))
+    check(_minus, [a, a[7:8]], a)
+
+
+@pytest.mark.usefixtures("parted")
+@pytest.mark.parametrize("step", [1, -1])
+def test_views_that_overlap(step: int) -> None:
+    a = rng(64).normal(size=(301, 70))
+    low, high = a[:-1], a[1:]
+    source, target = (low, high) if step > 0 else (high, low)
+    check(_minus, [source, np.ones(70)], target)
+    a = rng(65).normal(size=(100, 100))
+    check(_minus, [a, a.T], a)
+
+
+@pytest.mark.usefixtures("parted")
+def test_two_operands_exchanged() -> None:
+    a, b = rng(66).normal(size=(2, 300, 70))
+    check(_swapped, [a, b], (a, b))
+
+
+@pytest.mark.usefixtures("parted")
+def test_an_output_of_another_precision_or_larger() -> None:
+    a, b = rng(67).normal(size=(2, 300, 70))
+    check(_minus, [a, b], np.empty((300, 70), "float32"))
+    check(_minus, [a[:1], b[:1]], np.empty((300, 70)))
+    check(_minus, [a.astype("float32"), b], np.empty((300, 70)))
+
+
+def test_temporaries_are_few_and_kept() -> None:
+    """Of a step of Adam: the same buffers at each call, and none for results."""
+    be = backend.get("numpy")
+    fn = EXPRESSIONS["optim.adam._adam"]
+    args = operands(fn, "float32")
+    seen: set[int] = set()
+    original = be.scratch
+
+    class Watched(backend.NumpyBackend):
+        def scratch(self, number: int, shape: tuple[int, ...], dtype: Any) -> Any:
+            seen.add(number)
+            return original(number, shape, dtype)
+
+    call = Fused(fn, Watched())
+    outs = tuple(np.array(r) for r in plainly(fn, args))
+    for _ in range(2):
+        with np.errstate(all="ignore"):
+            call(*args, out=outs)
+    assert 1 <= len(seen) <= 3
