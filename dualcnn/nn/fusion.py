@@ -66,8 +66,9 @@ class _Pattern(NamedTuple):
     run: Run
 
     def fits(self, layers: tuple[Module, ...]) -> bool:
-        """Whether these run as one now: options and hooks may change between calls."""
-        return self.accepts(*layers) and not any(layer._hooks for layer in layers)
+        """Whether these run as one now: options, hooks and methods may change between calls."""
+        watched = any(layer._hooks or "forward" in vars(layer) for layer in layers)
+        return self.accepts(*layers) and not watched
 
 
 def _together(run: Run, input: Any, layers: tuple[Module, ...]) -> Any:

@@ -12,7 +12,7 @@ from typing import Any
 
 from ..backend import Array, Backend
 
-__all__ = ["Rows"]
+__all__ = ["Rows", "plus", "side_of"]
 
 WIDTH = 2048
 
@@ -24,7 +24,7 @@ class Rows:
         self.be = be
         self.size = size
         self.channels = channels
-        self.side = _side(math.prod(size), channels)
+        self.side = side_of(math.prod(size), channels)
 
     def flat(self, maps: Array) -> Array:
         """Channels-last maps as `(R, side * C)`; a view of contiguous ones."""
@@ -39,7 +39,9 @@ class Rows:
         if self.side == 1:
             return wide
         by_pixel = self.be.reshape_view(wide, (self.side, self.channels))
-        return self.be.xp.sum(by_pixel, axis=0)
+        # A channel's values in a run: NumPy adds up a run in pairs, other axes one by one.
+        by_channel = self.be.contiguous(self.be.permute(by_pixel, (1, 0)))
+        return self.be.xp.sum(by_channel, axis=1)
 
     def scratch(self, key: str, maps: Array) -> Array:
         """Scratch for the rows of maps of that shape and dtype."""
@@ -52,7 +54,7 @@ class Rows:
 
 
 @lru_cache(maxsize=1024)
-def _side(pixels: int, channels: int) -> int:
+def side_of(pixels: int, channels: int) -> int:
     """The largest number of pixels that divides an image into rows of at most `WIDTH` values."""
     most = max(1, min(pixels, WIDTH // max(1, channels)))
     return next(side for side in range(most, 0, -1) if pixels % side == 0)

@@ -54,9 +54,9 @@ FAULTS = (
     ),
     Fault(
         "two uses of one scratch buffer",
-        "ops/winograd_tiles.py",
-        'be.workspace("mixed", (m, m,',
-        'be.workspace("tiles", (m, m,',
+        "ops/winograd.py",
+        'tiles.transform("gradients", grads, rows, spread)',
+        'tiles.transform("tiles", grads, rows, spread)',
         "test_ops_convolution.py",
     ),
     Fault(
