@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 
 from ..backend import Array, Backend
+from . import taps
 from .geometry import Window
 from .types import Done, Into, Take
 
@@ -22,12 +23,12 @@ many short runs: 25 taps of 1 channel took NumPy 233 us row by row and 43 tap by
 channels 127 and 77, 25 taps of 6 channels 31 and 96."""
 
 HEAVY_WEIGHT = 1 << 20
-"""Bytes. Heavier weights are not read again for each part of the batch: columns are made for all
-images, and the product is shared out by rows or columns. 32 maps 4x4, 512 to 512 channels: forward
-18 to 15 ms, gradients 66 to 33."""
+"""Bytes. Heavier weights are not read again for each part of the batch but tap by tap, see `taps`.
+32 maps 4x4, 512 to 512 channels, took 18 and 66 ms forward and backward in parts, 12 and 24 by tap.
+"""
 
 MOST_COLUMNS = 1 << 25
-"""Bytes of columns of all images together, at most."""
+"""Bytes that the columns of all images would have, at most: beyond, maps outweigh the weights."""
 
 
 def forward(
@@ -37,14 +38,7 @@ def forward(
     w2 = _matrix(be, w, groups)
     images_bytes = _row_bytes(be, x, window) * window.out[0]
     if _is_heavy(be, x, w, window, groups):
-        cols = _all_columns(be, x, window)
-        product = be.matmul(cols, w2[0, ...])
-        maps = be.reshape(product, (x.shape[0], *window.out, w.shape[0]))
-
-        def finish(images: slice) -> None:
-            done(images, be.assign(into(images), maps[images, ...]))
-
-        be.blocks(x.shape[0], math.prod(maps.shape[1:]) * be.itemsize(x.dtype), finish)
+        taps.forward(be, x, w, window, into, done)
         return
 
     def body(images: slice) -> None:
@@ -69,8 +63,8 @@ def gradients(
 ) -> tuple[Array | None, Array | None, Array | None]:
     """Of the input, the weight and the bias, in one pass over the images."""
     if _is_heavy(be, x, w, window, groups):
-        return _gradients_at_once(be, x, gy, w, window, needs)
-    outputs, *taps = w.shape
+        return taps.gradients(be, x, gy, w, window, needs)
+    outputs, *kernel = w.shape
     per_group = outputs // groups
     back = _Back(be, w, window, groups) if needs[0] else None
     gx = be.empty(tuple(x.shape), x.dtype) if needs[0] else None
@@ -93,7 +87,7 @@ def gradients(
 
     shapes: list[tuple[int, ...]] = []
     if needs[1]:
-        shapes.append((groups, per_group, math.prod(taps)))
+        shapes.append((groups, per_group, math.prod(kernel)))
     if needs[2]:
         shapes.append((outputs,))
     bytes_each = _row_bytes(be, x, window) * window.out[0]
@@ -141,31 +135,6 @@ class _Back:
             _product(be, cols, self.w2, gx[:, part, ...])
 
 
-def _gradients_at_once(
-    be: Backend, x: Array, gy: Take, w: Array, window: Window, needs: tuple[bool, bool, bool]
-) -> tuple[Array | None, Array | None, Array | None]:
-    """Gradients where the weights are heavier than the maps: products over all images."""
-    n, outputs, taps = x.shape[0], w.shape[0], tuple(w.shape[1:])
-    maps = be.empty((n, *window.out, outputs), x.dtype)
-
-    def collect(images: slice) -> None:
-        be.assign(maps[images, ...], gy(images))
-
-    be.blocks(n, math.prod(maps.shape[1:]) * be.itemsize(x.dtype), collect)
-    flat = be.reshape(maps, (n * math.prod(window.out), outputs))
-    gw = gx = None
-    if needs[1]:
-        gw = be.matmul(be.permute(flat, (1, 0)), _all_columns(be, x, window))
-        gw = be.reshape(gw, tuple(w.shape))
-    if needs[0]:
-        gx = be.empty(tuple(x.shape), x.dtype)
-        cols = be.matmul(flat, be.reshape(w, (outputs, -1)))
-        cols = be.reshape(cols, (n, math.prod(window.out), math.prod(taps)))
-        each = math.prod(cols.shape[1:]) * be.itemsize(x.dtype)
-        be.blocks(n, each, lambda part: _fold(be, cols[part, ...], gx[part, ...], window, taps, 1))
-    return gx, gw, be.contract("mc->c", flat) if needs[2] else None
-
-
 def _fold(
     be: Backend, cols: Array, gx: Array, window: Window, taps: tuple[int, ...], groups: int
 ) -> None:
@@ -178,20 +147,6 @@ def _fold(
     padded = be.fold(cols, window.padded, window.stride, window.dilation)
     inner = tuple(slice(a, a + s) for s, (a, _) in zip(window.size, window.padding, strict=True))
     be.assign(gx, padded[(slice(None), *inner, slice(None))])
-
-
-def _all_columns(be: Backend, x: Array, window: Window) -> Array:
-    """The columns of all images, `(M, K * C)`."""
-    taps = math.prod(window.kernel) * x.shape[-1]
-    cols = be.empty((x.shape[0], math.prod(window.out), taps), x.dtype)
-
-    def body(images: slice) -> None:
-        staged = _stage(be, "images", x[images, ...], window)
-        view = be.windows(staged, window.kernel, window.stride, window.dilation)
-        be.assign(be.reshape_view(cols[images, ...], view.shape), view)
-
-    be.blocks(x.shape[0], math.prod(cols.shape[1:]) * be.itemsize(x.dtype), body)
-    return be.reshape_view(cols, (x.shape[0] * math.prod(window.out), taps))
 
 
 def _is_heavy(be: Backend, x: Array, w: Array, window: Window, groups: int) -> bool:
