@@ -114,6 +114,12 @@ TABLE = [
     ((1, 32, 28, 28), 32, {}, "im2col"),
     ((4, 64, 16, 16), 64, {"padding": 1}, "winograd4"),
     ((3, 64, 16, 16), 64, {"padding": 1}, "im2col"),
+    # 2 x 2 tiles; with heavy weights 32 will do, if the maps are no smaller.
+    ((8, 128, 8, 8), 256, {"padding": 1}, "winograd4"),
+    ((8, 128, 8, 8), 255, {"padding": 1}, "im2col"),
+    ((7, 128, 8, 8), 256, {"padding": 1}, "im2col"),
+    ((8, 128, 7, 7), 256, {"padding": 1}, "im2col"),
+    ((16, 128, 7, 7), 256, {"padding": 1}, "winograd4"),
     ((128, 32, 28, 28), 32, {"stride": 2}, "im2col"),
     ((128, 32, 28, 28), 32, {"dilation": 2}, "im2col"),
     ((128, 32, 28, 28), 32, {"padding": 3}, "im2col"),

@@ -194,19 +194,21 @@ def _by_shape(images: int, channels: int, outputs: int, window: Window) -> str:
     | 64 x 8x8, 256 to 256 | 256 | 11, 24 | 30, 62 |
     | 32 x 8x8, 256 to 256 | 128 | 7.7, 17 | 15, 32 |
     | 8 x 16x16, 128 to 128 | 128 | 2.6, 7.5 | 3.9, 8.1 |
-    | 64 x 4x4, 512 to 512 | 64 | 21, 42 | 30, 60 |
+    | 64 x 4x4, 512 to 512 | 64 | 20, 44 | 25, 46 |
     | 8 x 32x32, 64 to 64 | 512 | 2.3, 5.6 | 4.3, 8.4 |
-    | 32 x 4x4, 512 to 512 | 32 | 16, 35 | 15, 29 |
-    | 8 x 8x8, 256 to 256 | 32 | 4.6, 9.8 | 4.0, 8.5 |
-    | 8 x 8x8, 128 to 256 | 32 | 2.7, 6.4 | 2.1, 4.6 |
+    | 32 x 4x4, 512 to 512 | 32 | 16, 35 | 12, 24 |
+    | 8 x 8x8, 256 to 256 | 32 | 3.4, 7.6 | 4.3, 8.2 |
+    | 8 x 8x8, 128 to 256 | 32 | 2.1, 4.6 | 3.3, 6.2 |
     | 64 x 14x14, 16 to 32 | 576 | slower by half | |
 
     NumPy, float32, two cores, medians of 9 runs. winograd2 was never the fastest by more than a
     tenth. Below 32 channels the transforms cost more than the products save; with few tiles the
-    products are too thin, and transforming the weights costs too much.
+    products are too thin, and transforming the weights costs too much. Small maps are mostly
+    border, which im2col's way with heavy weights does not multiply.
     """
     tiles = images * math.prod(-(-size // 4) for size in window.out)
-    return "winograd4" if min(channels, outputs) >= 32 and tiles >= 64 else "im2col"
+    enough = 32 if min(window.out) >= 8 and channels * outputs >= 1 << 15 else 64
+    return "winograd4" if min(channels, outputs) >= 32 and tiles >= enough else "im2col"
 
 
 def _named(name: str) -> Algorithm:
