@@ -163,14 +163,7 @@ class _Normalization:
         be, statistics = self.be, None
         if self.training:
             found = [self._found[start] for start in sorted(self._found)]
-            means = [total / n for n, total, _ in found]
-            # From one part's mean on: sums of large numbers would lose digits of their difference.
-            away = [
-                (m - means[0]) * (n / self.count) for m, (n, *_) in zip(means, found, strict=True)
-            ]
-            mean = means[0] + _total(away)
-            between = [(m - mean) ** 2 * n for m, (n, *_) in zip(means, found, strict=True)]
-            var = (_total([within for *_, within in found]) + _total(between)) / self.count
+            mean, var = _joined(found, self.count)
             statistics = mean, var * (self.count / (self.count - 1))
             self.mean, self.var = mean, var
         self.inverse = 1 / be.xp.sqrt(self.var + self.eps)
@@ -245,6 +238,21 @@ class _Normalization:
         rows = self.rows
         out = rows.scratch("centred", maps)
         return self.be.fuse(_difference)(rows.flat(maps), rows.wide(mean), out=out)
+
+
+def _joined(found: list[tuple[int, Array, Array]], count: int) -> tuple[Array, Array]:
+    """The mean and variance of parts, of which count, sum and squared differences are known."""
+    (n, total, within), *others = found
+    first = total / n
+    if not others:
+        return first, within / count
+    means = [total / n for n, total, _ in found]
+    # From one part's mean on: sums of large numbers would lose digits of their difference.
+    mean = first + _total(
+        [(m - first) * (n / count) for m, (n, *_) in zip(means, found, strict=True)]
+    )
+    between = [(m - mean) ** 2 * n for m, (n, *_) in zip(means, found, strict=True)]
+    return mean, (_total([within for *_, within in found]) + _total(between)) / count
 
 
 def _total(terms: list[Array]) -> Array:

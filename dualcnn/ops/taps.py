@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
-from typing import Any
 
 from ..backend import Array, Backend
 from .geometry import Window
+from .rows import plus
 from .types import Done, Into, Take
 
 __all__ = ["forward", "gradients"]
@@ -91,11 +91,7 @@ def _rows(be: Backend, maps: Array) -> Array:
 
 
 def _add(be: Backend, place: Array, rows: Array) -> None:
-    be.fuse(_sum)(place, be.reshape(rows, tuple(place.shape)), out=place)
-
-
-def _sum(xp: Any, a: Array, b: Array) -> Array:
-    return a + b
+    be.fuse(plus)(place, be.reshape(rows, tuple(place.shape)), out=place)
 
 
 def _bytes_each(be: Backend, maps: Array) -> int:
