@@ -51,6 +51,9 @@ CALLS = {
     "conv2d, 1x1": Call(ops.conv2d, ((2, 4, 6, 6), (6, 4, 1, 1), (6,)), {}, CONV),
     "conv2d, groups": Call(ops.conv2d, ((2, 4, 6, 6), (6, 2, 3, 3), (6,)), {"groups": 2}, CONV),
     "conv2d, depthwise": Call(ops.conv2d, ((2, 4, 6, 6), (4, 1, 3, 3), (4,)), {"groups": 4}, CONV),
+    "conv2d, heavy weights": Call(
+        ops.conv2d, ((1, 128, 4, 4), (260, 128, 3, 3), (260,)), {"padding": 1}, CONV
+    ),
     "conv2d, one image": Call(ops.conv2d, ((4, 6, 6), (6, 4, 3, 3), (6,)), {}, CONV),
     "conv2d_relu": Call(ops.conv2d_relu, ((2, 4, 6, 6), (6, 4, 3, 3), (6,)), {"padding": 1}, CONV),
     "conv2d_relu, one image": Call(ops.conv2d_relu, ((4, 6, 6), (6, 4, 3, 3), (6,)), {}, CONV),
