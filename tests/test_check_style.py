@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -218,8 +219,65 @@ def test_a_backward_that_takes_the_step() -> None:
     assert report.mistakes == ("gw: negated",)
 
 
+class Eight:
+    """Eight kernels of 3x3 on images without channels, whatever comes."""
+
+    filters = np.zeros((8, 3, 3))
+
+    def forward(self, image: Any) -> Any:
+        self.image = image
+        y = np.zeros((image.shape[0] - 2, image.shape[1] - 2, 8))
+        for i, j in np.ndindex(*y.shape[:2]):
+            y[i, j] = (image[i : i + 3, j : j + 3] * self.filters).sum(axis=(1, 2))
+        return y
+
+    def backprop(self, gy: Any, rate: float) -> None:
+        for i, j in np.ndindex(*gy.shape[:2]):
+            window = self.image[i : i + 3, j : j + 3]
+            self.filters = self.filters - rate * gy[i, j][:, None, None] * window
+
+
+def test_sizes_built_in() -> None:
+    layer = Eight()
+    eight = dataclasses.replace(STEPPING, sizes={"O": 8, "H": 3, "W": 3})
+    report = check.layer(layer.forward, layer.backprop, "conv2d", eight)
+    assert report.ok, report
+    assert not check.layer(layer.forward, layer.backprop, "conv2d", STEPPING).ok
+
+    class Last(Eight):
+        def backprop(self, gy: Any, rate: float) -> None:
+            start = self.filters
+            super().backprop(gy * (np.arange(gy.size).reshape(gy.shape) >= gy.size - 8), rate)
+            assert self.filters is not start
+
+    last = Last()
+    report = check.layer(last.forward, last.backprop, "conv2d", eight)
+    assert report.mistakes == ("gw: last window only",), report
+
+    thousand = Style(w="IO", sizes={"I": 50, "O": 7})
+    report = check.layer(
+        lambda x, w, b: x.reshape(-1, 50) @ w.reshape(50, 7) + b.reshape(7),
+        None,
+        "linear",
+        thousand,
+    )
+    assert report.ok, report
+    with pytest.raises(ValueError, match="expected sizes of O, I, H, W, got K"):
+        check.layer(*LAYERS["conv2d"], "conv2d", Style(sizes={"K": 3}))
+    with pytest.raises(ValueError, match="sizes are those of w: relu has none"):
+        check.layer(*LAYERS["relu"], "relu", Style(sizes={"O": 3}))
+
+
+def test_one_that_takes_images_for_square_is_told() -> None:
+    def forward(x: Any, w: Any, b: Any) -> Any:
+        y = convolution.forward(x, w, b)
+        return y[..., : y.shape[2]]
+
+    assert check.layer(forward, None, "conv2d").mistakes == ("y: square images assumed",)
+
+
 class Pool:
-    """Windows of 2, one image (H, W, C) at a time; `channel` cuts one off."""
+    """Windows of 2, one image (H, W, C) at a time."""
 
     def forward(self, maps: Any) -> Any:
         self.x = maps.transpose(2, 0, 1)[None]

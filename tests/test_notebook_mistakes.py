@@ -7,6 +7,7 @@ same style, and must not be accused.
 from __future__ import annotations
 
 import importlib
+import re
 from pathlib import Path
 from typing import Any
 
@@ -167,6 +168,32 @@ def test_the_script_prints_what_the_page_shows(
     with pytest.raises(SystemExit):
         script.main(["005"])
     assert "expected notebooks of 000, 001, 002, 003, 004, got 005" in capsys.readouterr().err
+
+
+def test_the_page_has_the_figures_of_the_script(script: Any) -> None:
+    page = " ".join(PAGE.read_text(encoding="utf-8").split())
+    bias = told(script, "000", "taken away")
+    assert (
+        f"written as {bias['written']:.3f}, and differences say {bias['differences']:.3f}" in page
+    )
+    now, wrong, right = (
+        f"{bias[name]:.3f}"
+        for name in ("loss now", "after the written step", "after the right step")
+    )
+    assert f"from {now} to {wrong}; the other way it would have been {right}" in page
+    for notebook in script.NOTEBOOKS:
+        for found in script.NOTEBOOKS[notebook]():
+            for off in re.findall(r"[Oo]ff by ([\d.]+) times", found.remark):
+                assert re.search(rf"[Oo]ff by {off} times", page), found.title
+    accuracy = told(script, "002", "test batch")
+    for size in ("1,000", "10", "2", "1"):
+        written = accuracy[
+            f"written, {size.replace('1', 'one') if size == '1' else size} at a time"
+        ]
+        assert f"| {size} | {written:.1%} |".replace("%", " %") in page
+    assert f"running statistics | {accuracy['right, any number']:.1%}".replace("%", " %") in page
+    adam = told(script, "003", "Adam's step")["its length in lengths of the plain steps"]
+    assert f"with {', '.join(f'{part:.0%}'.replace('%', ' %') for part in adam)} of" in page
 
 
 # Named by the check, each in its own style, beside one that is right.

@@ -10,12 +10,11 @@ from typing import Any
 import numpy as np
 
 from .signature import inputs_of, read
+from .sizes import IMAGES, WEIGHTS, resized
 from .subject import Case, Subject, Values
 
 __all__ = ["Style", "adapted"]
 
-IMAGES = {2: "NC", 4: "NCHW"}
-WEIGHTS = {2: "OI", 4: "OIHW"}
 RATE = 1.0
 """Of a backward that steps: what the step takes away is the gradient."""
 
@@ -33,7 +32,8 @@ class Style:
     `takes` and `gives` are what the backward takes and returns, in its order, of the inputs' names,
     "gy", "gx", "gw" and so on. "cache" is what the forward returned besides y, and "lr" the rate of
     a backward that takes the step itself. `holds` names the attributes of the layer that are its
-    parameters, `leaves` those where its backward leaves gradients. `fixed` are options built in.
+    parameters, `leaves` those where its backward leaves gradients. `fixed` are options built in,
+    `sizes` the axes of w that can't be chosen.
 
     >>> hwc = check.Style(x="NHWC", w="HWIO")
     >>> cached = check.Style(takes=("gy", "cache"))
@@ -50,6 +50,7 @@ class Style:
     holds: Mapping[str, str] = field(default_factory=dict)
     leaves: Mapping[str, str] = field(default_factory=dict)
     fixed: Mapping[str, Any] = field(default_factory=dict)
+    sizes: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name, axes in (("x", self.x), ("y", self.y), ("w", self.w)):
@@ -72,6 +73,8 @@ def adapted(
         raise ValueError(
             f"{subject.name} is a mean over the batch: expected N among x, got {style.x!r}"
         )
+    if style.sizes:
+        subject = resized(subject, style.sizes)
     adapter = _Adapter(forward, backward, subject, style)
     cases = [case for case in subject.cases if adapter.fits(case)]
     if not cases:
