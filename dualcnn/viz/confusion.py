@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .figure import Classes, array_of, class_names, new_figure
+from .mosaic import every
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -50,12 +51,12 @@ def confusion_matrix(
     total = int(counts.sum())
     right = int(np.trace(counts))
     if title is None:
-        share = f"{100 * right / total:.2f} % of {total:,} right" if total else "no images"
-        title = share
+        title = f"{100 * right / total:.2f} % of {total:,} right" if total else "no images"
     k = len(names)
     side = min(9.0, max(3.0, 0.5 * k))
-    figure = new_figure(side + 1.2, side + 0.6, title)
+    figure = new_figure(side + 1.2, side + 0.6)
     axes = figure.add_subplot()
+    axes.set_title(title, fontsize="medium")
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     from matplotlib.colors import PowerNorm
     from matplotlib.ticker import PercentFormatter
@@ -63,11 +64,13 @@ def confusion_matrix(
     image = axes.imshow(
         shares, cmap="Blues", norm=PowerNorm(0.5, vmin=0, vmax=1), interpolation="nearest"
     )
-    bar = figure.colorbar(image, ax=axes, shrink=0.8, aspect=30, format=PercentFormatter(1.0))
+    bar = figure.colorbar(
+        image, ax=axes, shrink=0.8, aspect=30, format=PercentFormatter(1.0, symbol=" %")
+    )
     bar.set_label("share of the true class")
     bar.set_ticks([0, 0.01, 0.05, 0.2, 0.5, 1])
     bar.outline.set_visible(False)
-    places = range(k) if k <= MOST_NUMBERS else range(0, k, -(-k // MOST_NUMBERS))
+    places = range(0, k, every(k, MOST_NUMBERS))
     shown = [names[i] for i in places]
     long = max(map(len, shown)) > 3
     axes.set_xticks(
@@ -77,6 +80,8 @@ def confusion_matrix(
     axes.tick_params(length=0)
     axes.set(xlabel="predicted", ylabel="true")
     if k <= MOST_NUMBERS:
+        # A digit is about 0.65 of its size wide, and a size is 1/72 inch.
+        size = min(10.0, 72 * 0.85 * side / k / (0.65 * len(str(counts.max()))))
         for (row, column), count in np.ndenumerate(counts):
             if count:
                 axes.text(
@@ -85,7 +90,7 @@ def confusion_matrix(
                     str(count),
                     ha="center",
                     va="center",
-                    fontsize=9 if count < 1000 else 7,
+                    fontsize=size,
                     color="white" if shares[row, column] > 0.3 else "black",
                 )
     return figure

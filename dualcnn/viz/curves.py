@@ -96,7 +96,7 @@ def training_curves(
 def _draw(
     axes: Any, name: str, lines: dict[str, Series], xs: Series | None, smooth: int | None
 ) -> None:
-    from matplotlib.ticker import MaxNLocator, PercentFormatter
+    from matplotlib.ticker import MaxNLocator, PercentFormatter, StrMethodFormatter
 
     longest = max(map(len, lines.values()))
     # Okabe and Ito's blue, orange and green, told apart by all kinds of sight.
@@ -114,8 +114,11 @@ def _draw(
         axes.plot(x, values, color=colour, marker=marks, markersize=3.5, linewidth=1.5, label=label)
     shares = [v for values in lines.values() for v in values if math.isfinite(v)]
     if "accuracy" in name and shares and max(shares) <= 1:
-        axes.yaxis.set_major_formatter(PercentFormatter(1.0))
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
+    axes.xaxis.set_major_locator(MaxNLocator(5 if longest >= 10_000 else 8, integer=True))
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    if longest == 1:
+        axes.set_xlim(x[0] - 1, x[0] + 1)
     axes.grid(alpha=0.3)
     if len(lines) > 1 or any(label for label in lines):
         axes.legend(frameon=False)

@@ -13,14 +13,23 @@ from .. import backend
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["Classes", "array_of", "class_names", "image_axes", "new_figure", "picture", "pictures"]
+__all__ = [
+    "Classes",
+    "array_of",
+    "class_names",
+    "image_axes",
+    "largest",
+    "new_figure",
+    "picture",
+    "pictures",
+]
 
 Classes = int | Sequence[str]
 """How many classes there are, or their names."""
 
 
 def new_figure(width: float, height: float, title: str | None = None) -> Figure:
-    """An empty Figure of that size in inches, which no pyplot knows of."""
+    """An empty Figure of that size in inches, wide enough for its title, unknown to pyplot."""
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
@@ -28,7 +37,9 @@ def new_figure(width: float, height: float, title: str | None = None) -> Figure:
             "pictures take matplotlib, which is not installed: "
             'pip install "dualcnn[viz]" or pip install matplotlib'
         ) from error
-    figure = Figure(figsize=(width, height), layout="constrained")
+    figure: Figure = Figure(
+        figsize=(max(width, 0.085 * len(title or "")), height), layout="compressed"
+    )
     if title:
         figure.suptitle(title, fontsize="medium")
     return figure
@@ -36,7 +47,7 @@ def new_figure(width: float, height: float, title: str | None = None) -> Figure:
 
 def image_axes(figure: Figure, rows: int, columns: int) -> list[Any]:
     """Axes in a grid, by row, without ticks or frames."""
-    axes = figure.subplots(rows, columns, squeeze=False).ravel().tolist()
+    axes: list[Any] = figure.subplots(rows, columns, squeeze=False).ravel().tolist()
     for each in axes:
         each.set_axis_off()
     return axes
@@ -57,11 +68,17 @@ def array_of(**named: Any) -> npt.NDArray[Any]:
     return array
 
 
+def largest(values: npt.NDArray[Any]) -> float:
+    """The largest absolute value of those that are finite, as the end of a scale; never 0."""
+    finite = values[np.isfinite(values)]
+    return (float(np.abs(finite).max()) if finite.size else 0.0) or 1.0
+
+
 def class_names(classes: Classes, needed: int = 0) -> tuple[str, ...]:
     """The name of each class; ValueError where there are fewer than `needed`."""
     names = (
         tuple(str(i) for i in range(classes))
-        if isinstance(classes, int)
+        if isinstance(classes, int | np.integer)
         else tuple(map(str, classes))
     )
     if len(names) < max(needed, 1):
@@ -100,7 +117,8 @@ def picture(image: npt.NDArray[Any]) -> npt.NDArray[Any]:
     normalised images, are stretched from the smallest to the largest value of the image.
     """
     if len(image) == 1:
-        return image[0]
+        grey: npt.NDArray[Any] = image[0]
+        return grey
     colours = image.transpose(1, 2, 0)
     if colours.dtype == np.uint8:
         return colours

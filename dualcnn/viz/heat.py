@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from ..nn import Module
 from .explain import Explained, explain_by_input, explain_by_layer
-from .figure import Classes, class_names, image_axes, new_figure, pictures
+from .figure import Classes, class_names, image_axes, largest, new_figure, pictures
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["grad_cam", "saliency"]
 
 MOST_COLUMNS = 8
+DIM = 0.5
 
 
 def grad_cam(
@@ -37,7 +38,13 @@ def grad_cam(
     """
     images = pictures(x=x)
     explained = explain_by_layer(model, layer, x, target)
-    return _pairs(images, explained, classes, title or "Grad-CAM", overlay=True)
+    return _pairs(
+        images,
+        explained,
+        classes,
+        title or f"Grad-CAM of layer {_name(model, layer)}",
+        overlay=True,
+    )
 
 
 def saliency(
@@ -57,7 +64,22 @@ def saliency(
     """
     images = pictures(x=x)
     explained = explain_by_input(model, x, target)
-    return _pairs(images, explained, classes, title or "saliency", overlay=False)
+    return _pairs(
+        images, explained, classes, title or "saliency, the size of the gradient", overlay=False
+    )
+
+
+def _name(model: Module, layer: Module | str) -> str:
+    if isinstance(layer, str):
+        return layer
+    return next(name for name, module in model.named_modules() if module is layer)
+
+
+def _dim(image: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """The image in the darker half of grey or of its colours, so that heat on it stands out."""
+    low, high = (0, 255) if image.dtype == np.uint8 else (image.min(), image.max())
+    dimmed: npt.NDArray[Any] = DIM * (image - low) / ((high - low) or 1)
+    return dimmed
 
 
 def _pairs(
@@ -75,19 +97,22 @@ def _pairs(
     )
     columns = min(MOST_COLUMNS, len(images))
     bands = -(-len(images) // columns)
-    figure = new_figure(1.3 * columns + 0.2, 2.9 * bands + 0.4, title)
+    figure = new_figure(1.3 * columns + 0.2, 3.05 * bands + 0.3, title)
     axes = image_axes(figure, 2 * bands, columns)
     for i, (image, heat) in enumerate(zip(images, explained.maps, strict=True)):
         above = axes[i // columns * 2 * columns + i % columns]
         below = axes[(i // columns * 2 + 1) * columns + i % columns]
         above.imshow(image, cmap="gray", interpolation="nearest")
-        above.set_title(f"{names[explained.targets[i]]}: {explained.scores[i]:.1f}", fontsize=8)
+        above.set_title(
+            f"{names[explained.targets[i]]}\nscore {explained.scores[i]:.1f}", fontsize=8
+        )
         height, width = image.shape[:2]
         extent = (-0.5, width - 0.5, height - 0.5, -0.5)
-        look = {"cmap": "inferno", "vmin": 0, "vmax": float(np.nanmax(heat)) or 1.0}
+        look = {"cmap": "inferno", "vmin": 0, "vmax": largest(heat)}
         if overlay:
-            below.imshow(image, cmap="gray", interpolation="nearest")
-            below.imshow(heat, extent=extent, interpolation="bilinear", alpha=0.6, **look)
+            below.imshow(_dim(image), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+            share = np.nan_to_num(heat / look["vmax"])
+            below.imshow(heat, extent=extent, interpolation="bilinear", alpha=0.85 * share, **look)
         else:
             below.imshow(heat, interpolation="nearest", **look)
     return figure

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from . import mosaic
-from .figure import array_of
+from .figure import array_of, largest
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -51,28 +51,23 @@ def filters(
     if coloured or channels == 1:
         columns = columns or mosaic.grid_columns(len(values))
         tiles = _colours(values) if coloured else values[:, 0]
-        return mosaic.draw(
+        return mosaic.draw_grid(
             tiles,
             columns,
-            title=title or f"{_some(len(values), total)} {size} {_plural('filter', total)}",
+            title=title or f"{_some(len(values), total)} {_plural('filter', total)} of {size}",
             signed=True,
-            x_label="filter (row's number + column's)" if len(values) > columns else "filter",
-            y_label="",
-            first=(columns, 1),
-            scale_label="weight",
+            scale="weight",
         )
     count, shown = values.shape[:2]
-    return mosaic.draw(
+    return mosaic.draw_table(
         values.reshape(count * shown, height, width),
         shown,
         title=title
-        or f"{_some(count, total)} {size} {_plural('filter', total)} of "
+        or f"{_some(count, total)} {_plural('filter', total)} of {size}, "
         f"{_some(shown, channels)} channels",
-        signed=True,
+        scale="weight",
         x_label="channel of the input",
         y_label="filter",
-        first=(1, 1),
-        scale_label="weight",
     )
 
 
@@ -113,19 +108,15 @@ def feature_maps(
     values = values[:limit].astype(np.float64)
     limits = None
     if scale == "each":
-        largest = np.abs(values).max(axis=(1, 2), keepdims=True)
-        values = values / np.where(largest > 0, largest, 1.0)
+        values = np.stack([each / largest(each) for each in values])
         limits = (-1.0, 1.0) if signed else (0.0, 1.0)
     columns = columns or mosaic.grid_columns(len(values))
-    return mosaic.draw(
+    return mosaic.draw_grid(
         values,
         columns,
         title=title or f"{_some(len(values), total)} {_plural('map', total)} of {height}x{width}",
         signed=signed,
-        x_label="map (row's number + column's)" if len(values) > columns else "map",
-        y_label="",
-        first=(columns, 1),
-        scale_label="value" if scale == "shared" else "value / largest of its map",
+        scale="value" if scale == "shared" else "value / largest of its map",
         limits=limits,
     )
 
@@ -158,9 +149,8 @@ def _filters(
 
 def _colours(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """Three channels as colours in 0 to 1; 0 is a middle grey."""
-    largest = float(np.abs(values).max()) or 1.0
-    colours: npt.NDArray[Any] = 0.5 + values.transpose(0, 2, 3, 1) / (2 * largest)
-    return colours
+    colours = 0.5 + values.transpose(0, 2, 3, 1) / (2 * largest(values))
+    return np.nan_to_num(colours, nan=1.0, posinf=1.0, neginf=0.0)
 
 
 def _check_counts(columns: int | None, limit: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,6 +23,8 @@ def worst_indices(labels: Any, logits: Any, count: int = 16) -> npt.NDArray[np.i
     labels: numbers of classes, `(N,)`. logits: `(N, K)`. The loss of an image is its cross entropy,
     minus the logarithm of the probability of its label.
     """
+    if count < 1:
+        raise ValueError(f"expected a count of at least 1, got {count}")
     truth, logarithms = _checked(labels, logits)
     losses = -logarithms[np.arange(len(truth)), truth]
     # An output that is no number is worse than any.
@@ -54,21 +57,27 @@ def worst_predictions(
     chosen = worst_indices(labels, logits, count)
     shown = pictures(images=images[chosen])
     wrong = int((logarithms.argmax(axis=1) != truth).sum())
-    columns = min(8, max(1, len(shown)))
-    rows = -(-max(1, len(shown)) // columns)
+    # "said NAME (100 %)" in letters of 0.055 inch.
+    width = max(1.15, 0.055 * (13 + max(map(len, names))))
+    columns = min(len(shown), int(9.5 / width))
+    rows = -(-len(shown) // columns)
     default = f"the {len(shown)} largest losses; {wrong:,} of {len(truth):,} wrong"
-    figure = new_figure(1.15 * columns + 0.2, 1.55 * rows + 0.4, title or default)
+    figure = new_figure(width * columns + 0.2, 1.55 * rows + 0.3, title or default)
     axes = image_axes(figure, rows, columns)
     for each, i, image in zip(axes, chosen, shown, strict=False):
         each.imshow(image, cmap="gray", interpolation="nearest")
         said = int(logarithms[i].argmax())
-        percent = 100 * np.exp(logarithms[i])
         each.set_title(
-            f"true {names[truth[i]]} ({percent[truth[i]]:.0f} %)\n"
-            f"said {names[said]} ({percent[said]:.0f} %)",
+            f"true {names[truth[i]]} ({_percent(logarithms[i, truth[i]])})\n"
+            f"said {names[said]} ({_percent(logarithms[i, said])})",
             fontsize=7,
         )
     return figure
+
+
+def _percent(logarithm: float) -> str:
+    percent = 100 * math.exp(logarithm)
+    return "< 1 %" if percent < 1 else f"{percent:.0f} %"
 
 
 def _checked(labels: Any, logits: Any) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
