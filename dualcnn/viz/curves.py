@@ -65,6 +65,8 @@ def training_curves(
 
     >>> viz.training_curves({"train loss": losses, "test loss": test_losses}, log=("loss",))
     """
+    if smooth is not None and smooth < 1:
+        raise ValueError(f"expected smooth of at least 1, got {smooth}")
     table, own = _table(history)
     counter = next((name for name in COUNTERS if name in table), None)
     xs = None if counter is None else table.pop(counter)
@@ -217,7 +219,12 @@ def _table(history: Any) -> tuple[dict[str, Series], bool]:
 
 def _series(name: str, values: Any) -> Series:
     if isinstance(values, Sequence) and not isinstance(values, str):
-        values = [math.nan if value is None else float(value) for value in values]
+        try:
+            values = [math.nan if value is None else float(value) for value in values]
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"{name}: expected a sequence of numbers, one a step ({error})"
+            ) from error
     array = array_of(**{name: values}).astype(np.float64)
     if array.ndim != 1 or not array.size:
         raise ValueError(
@@ -231,7 +238,10 @@ def _read(path: Path) -> list[dict[str, Any]]:
     with open(path, newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     try:
-        return [{name: float(row[name]) if row[name] else None for name in row} for row in rows]
+        return [
+            {name: None if value == "" else float(value) for name, value in row.items()}
+            for row in rows
+        ]
     except (TypeError, ValueError) as error:
         raise ValueError(
             f"{path}: expected a header and rows of numbers, as metrics.csv of a run folder has "
