@@ -11,7 +11,7 @@ import argparse
 from pathlib import Path
 
 import dualcnn
-from dualcnn import data, models, train, viz
+from dualcnn import data, models, optim, train, viz
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -25,13 +25,21 @@ def main(argv: list[str] | None = None) -> int:
     dualcnn.manual_seed(options.seed)
     training, test = data.mnist5k()
     training = training[: options.limit]
+    kept = len(training) * 9 // 10
     model = models.build("lenet")
-    history = train.fit(model, training, validation=test, epochs=options.epochs, seed=options.seed)
+    history = train.fit(
+        model,
+        training[:kept],
+        validation=training[kept:],
+        epochs=options.epochs,
+        optimizer=optim.Adam(model.parameters(), lr=2e-3),
+        seed=options.seed,
+    )
     ((x, y),) = data.DataLoader(test, len(test))
     with dualcnn.no_grad():
         logits = model.eval()(x)
     predictions = logits.argmax(dim=1)
-    worst = viz.worst_indices(y, logits, 8)
+    worst = dualcnn.to_numpy(x)[viz.worst_indices(y, logits, 8)]
 
     figures = {
         "filters": viz.filters(model.conv1.weight),
@@ -41,7 +49,7 @@ def main(argv: list[str] | None = None) -> int:
         "confusion_matrix": viz.confusion_matrix(y, predictions, test.classes),
         "worst_predictions": viz.worst_predictions(x, y, logits, classes=test.classes),
         "grad_cam": viz.grad_cam(model, "conv2", x[:8], classes=test.classes),
-        "grad_cam_worst": viz.grad_cam(model, "conv2", dualcnn.to_numpy(x)[worst]),
+        "grad_cam_worst": viz.grad_cam(model, "conv2", worst, classes=test.classes),
         "saliency": viz.saliency(model, x[:8], classes=test.classes),
     }
     options.out.mkdir(parents=True, exist_ok=True)

@@ -135,6 +135,7 @@ def test_grad_cam_lies_over_each_image(matplotlib, be, n):
         image, heat = below.images
         assert image.get_array().shape == (8, 8)
         np.testing.assert_allclose(heat.get_array(), maps[i], rtol=1e-5, atol=1e-6)
+        assert heat.origin == "upper"
         assert heat.get_extent() == [-0.5, 7.5, 7.5, -0.5], "spread over the whole image"
         assert heat.get_clim() == (0, pytest.approx(maps[i].max() or 1.0, rel=1e-5))
         best = int(scores[i].argmax())
