@@ -1,5 +1,6 @@
-"""Real input: IDX files, data sets, bundled and downloaded digits, and the loader of batches."""
+"""Real input: file formats, data sets, bundled and downloaded digits, and the loader of batches."""
 
+from .cifar import cifar10
 from .dataset import ImageDataset
 from .download import DownloadError
 from .idx import DataFormatError, read_idx
@@ -11,6 +12,7 @@ __all__ = [
     "DataLoader",
     "DownloadError",
     "ImageDataset",
+    "cifar10",
     "mnist",
     "mnist5k",
     "read_idx",
