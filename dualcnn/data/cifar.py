@@ -84,8 +84,8 @@ def _records(folders: Sequence[Path]) -> dict[str, Records]:
                 return _from_archive(place / ARCHIVE)
     raise FileNotFoundError(
         f"CIFAR-10 is not in {', '.join(map(str, folders))}: {_pickled(folders)}download {URL} "
-        "(170 MB) into one of these folders, or set DUALCNN_DATA to a folder that has it, packed or "
-        "unpacked"
+        "(170 MB) into one of these folders, or set DUALCNN_DATA to a folder that has it, packed "
+        "or unpacked"
     )
 
 
@@ -154,8 +154,8 @@ def _checked(name: object, size: int, read: Callable[[], bytes]) -> Records:
     wrong = np.flatnonzero(records[:, 0] >= len(CLASSES))
     if wrong.size:
         raise DataFormatError(
-            f"{name}: expected labels from 0 to {len(CLASSES) - 1}, found {records[wrong[0], 0]} in "
-            f"record {wrong[0]} ({wrong.size} out of range)"
+            f"{name}: expected labels from 0 to {len(CLASSES) - 1}, found {records[wrong[0], 0]} "
+            f"in record {wrong[0]} ({wrong.size} out of range)"
         )
     return records
 
