@@ -193,8 +193,8 @@ class DataLoader:
         return scale, shift
 
     def _affine_of(self, length: int) -> tuple[Array, Array]:
-        """Scale and shift of a whole sample of that many values: numbers that are repeated in short
-        loops, one a pixel, took 11 ms for 512 images of CIFAR-10, and these take 1.
+        """Scale and shift of a whole sample of that many values: one number a channel makes inner
+        loops of 3, and 512 images of CIFAR-10 took 5.0 ms where these take 0.5.
         """
         assert self._affine is not None
         if length not in self._spread:
