@@ -229,6 +229,20 @@ def pixels_of(loader: DataLoader) -> list[Any]:
 ALL = [RandomCrop((4, 5), 1), RandomHorizontalFlip(), Cutout(2, fill=9)]
 
 
+@pytest.mark.parametrize("resident", [True, False])
+def test_a_pass_waits_for_nothing(resident: bool) -> None:
+    with backend.use(backend.CupyBackend(stand_in.cupy)):
+        loader = DataLoader(
+            (images(50), np.arange(50)), 10, True, augment=ALL, mean=0.5, resident=resident
+        )
+        list(loader)
+        stand_in.counters.reset()
+        assert len(list(loader)) == 5
+        assert stand_in.counters.synchronisations == 0
+        # The order of the epoch, or images and labels of each batch.
+        assert stand_in.counters.host_copies == (1 if resident else 10)
+
+
 @pytest.mark.parametrize("shuffle", [False, True])
 @pytest.mark.parametrize("resident", [True, False])
 def test_the_loader_gives_each_batch_its_streams(
