@@ -3,6 +3,9 @@
     python scripts/train_cifar10.py --backend cuda   on a GPU
     python scripts/train_cifar10.py --small          on a CPU, in about two minutes
 
+The small setting reached 79.72 % in 136 s on two cores. What the full one reaches, and how fast, is
+not measured yet: no GPU was at hand. It aims at 93 % in under a minute.
+
 The binary files of CIFAR-10 (cifar-10-binary.tar.gz or what is in it) are looked for in --data-dir,
 in DUALCNN_DATA and in the cache.
 

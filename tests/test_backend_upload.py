@@ -48,6 +48,27 @@ def test_few_batches(be: Backend, count: int) -> None:
     assert x.tolist() == list(range(5))
 
 
+@pytest.mark.parametrize("kind", ["slices", "indices"])
+def test_rows_of_arrays_in_any_order_of_memory(be: Backend, kind: str) -> None:
+    (source,) = given = [sources()[0].transpose(0, 2, 1)[:, ::-1]]
+    for index, (found,) in zip(wanted(kind), be.upload(given, 4, wanted(kind)), strict=True):
+        assert np.array_equal(backend.to_numpy(found), source[index])
+
+
+def test_rows_hold_until_the_next_are_asked_for(be: Any) -> None:
+    """However far behind the device is: work is queued first, then what reads the rows."""
+    x = np.random.default_rng(0).integers(0, 256, (400, 1000), "uint8")
+    # The stand-in computes on the host.
+    size = 64 if be.host or be.cp is stand_in.cupy else 4096
+    square = be.full((size, size), 0.5, be.dtype("float32"))
+    kept = []
+    for (rows,) in be.upload([x], 40, [slice(i, i + 40) for i in range(0, 400, 40)]):
+        for _ in range(3):
+            square = be.matmul(square, square) * 0.0
+        kept.append(be.copy(rows))
+    assert np.array_equal(np.concatenate([backend.to_numpy(k) for k in kept]), x)
+
+
 def test_numpy_copies_nothing() -> None:
     (source,) = given = [np.arange(12.0).reshape(4, 3)]
     for (array,) in backend.get("numpy").upload(given, 2, [slice(0, 2), slice(2, 4)]):

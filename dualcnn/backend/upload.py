@@ -39,7 +39,8 @@ class _Place:
         self.wait()
         stream.wait_event(self._used)
         for source, pinned, device in zip(sources, self._pinned, self._device, strict=True):
-            if isinstance(index, slice):
+            if isinstance(index, slice) or not source.flags.c_contiguous:
+                # Of an array that isn't contiguous `take` would first make a copy, all of it.
                 rows = source[index]
                 self._rows = len(rows)
                 np.copyto(pinned[: self._rows], rows)
