@@ -102,6 +102,10 @@ class Operators:
         """The elements in another type, such as "float64"."""
         return self._apply(ops.astype, self, dtype=dtype)
 
+    def half(self) -> Self:
+        """The elements as float16."""
+        return self.astype("float16")
+
     def float(self) -> Self:
         """The elements as float32."""
         return self.astype("float32")

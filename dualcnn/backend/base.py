@@ -159,8 +159,11 @@ class Backend:
     # Types.
 
     def dtype(self, name: str) -> Any:
-        """The namespace's dtype of that name."""
-        return getattr(self.xp, name)
+        """The namespace's dtype of that name; raises `TypeError` where it has none."""
+        found = getattr(self.xp, name, None)
+        if found is None:
+            raise TypeError(f"the backend {self.name} has no {name}")
+        return found
 
     def is_floating(self, x: Array) -> bool:
         """Whether `x` holds real floating-point numbers."""
@@ -169,6 +172,22 @@ class Backend:
     def is_integral(self, x: Array) -> bool:
         """Whether `x` holds whole numbers."""
         return bool(self.xp.isdtype(x.dtype, "integral"))
+
+    def is_half(self, x: Array) -> bool:
+        """Whether `x` holds float16, which the standard does not have."""
+        return False
+
+    def accumulator(self, dtype: Any) -> Any:
+        """The dtype in which numbers of that dtype are added up: float32 for float16."""
+        return dtype
+
+    def widened(self, x: Array) -> Array:
+        """`x` in the dtype in which its numbers are added up: itself unless that is another."""
+        return x
+
+    def cast(self, x: Array, dtype: Any) -> Array:
+        """`x` with elements of that dtype: itself where it has them."""
+        return x if x.dtype == dtype else self.xp.astype(x, dtype)
 
     def itemsize(self, dtype: Any) -> int:
         """Bytes of one element."""
@@ -298,11 +317,11 @@ class Backend:
         """Adjoint of `windows`: add `(N, *OUT, *K, C)` back to `(N, *size, C)`, taps in order."""
         n = len(size)
         out, kernel = tuple(cols.shape[1 : 1 + n]), tuple(cols.shape[1 + n : 1 + 2 * n])
-        x = self.zeros((cols.shape[0], *size, cols.shape[-1]), cols.dtype)
+        x = self.zeros((cols.shape[0], *size, cols.shape[-1]), self.accumulator(cols.dtype))
         everywhere = (slice(None),) * (1 + n)
         for tap, index in tap_slices(tuple(kernel), tuple(stride), tuple(dilation), out):
             x[index] += cols[(*everywhere, *tap, slice(None))]
-        return x
+        return self.cast(x, cols.dtype)
 
     # Parts of a batch.
 
@@ -327,10 +346,15 @@ class Backend:
         body: Callable[[slice, list[Array], bool], None],
     ) -> list[Array]:
         """Sums over parts: `body(part, sums, accumulate)` writes its share or adds it."""
-        sums = [self.empty(shape, dtype) for shape in shapes] if n else None
-        for part in self.parts(n, bytes_each):
-            body(part, sums or [], part.start > 0)
-        return sums or [self.zeros(shape, dtype) for shape in shapes]
+        if not n:
+            return [self.zeros(shape, dtype) for shape in shapes]
+        parts = self.parts(n, bytes_each)
+        # The share of a single part is not added to, so that nothing is gained by more digits.
+        kept = dtype if len(parts) == 1 else self.accumulator(dtype)
+        sums = [self.empty(shape, kept) for shape in shapes]
+        for part in parts:
+            body(part, sums, part.start > 0)
+        return [self.cast(total, dtype) for total in sums]
 
     # Arithmetic.
 
@@ -344,7 +368,10 @@ class Backend:
         return self.assign(out, out + product if accumulate else product)
 
     def sum(self, x: Array, axis: int | tuple[int, ...] | None = None) -> Array:
-        """The sum of all elements, 0-d, or along axes, which stay with size 1."""
+        """The sum of all elements, 0-d, or along axes, which stay with size 1.
+
+        Numbers are added up in their `accumulator`, and the sum is rounded.
+        """
         return self.scalar(self.xp.sum(x, axis=axis, keepdims=axis is not None))
 
     def max(self, x: Array, axis: int | tuple[int, ...]) -> Array:
@@ -354,7 +381,10 @@ class Backend:
     def contract(
         self, subscripts: str, *operands: Array, out: Array | None = None, accumulate: bool = False
     ) -> Array:
-        """A small sum of products in Einstein's notation, one letter an axis: `"mc,mc->c"`."""
+        """A small sum of products in Einstein's notation, one letter an axis: `"mc,mc->c"`.
+
+        In the dtype of `out` where that is wider than the operands'.
+        """
         inputs, result = subscripts.split("->")
         summed = sorted(set(inputs) - set(result) - {","})
         letters = [*result, *summed]

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from . import half
 from .base import Array
 from .strided import StridedBackend
 from .upload import upload
@@ -103,9 +104,10 @@ class CupyBackend(StridedBackend):
     def contract(
         self, subscripts: str, *operands: Array, out: Array | None = None, accumulate: bool = False
     ) -> Array:
-        total = self.cp.einsum(subscripts, *operands)
+        wide = half.widened(operands)
+        total = self.cp.einsum(subscripts, *wide)
         if out is None:
-            return total
+            return self.cast(total, operands[0].dtype)
         return self.cp.add(out, total, out=out) if accumulate else self.assign(out, total)
 
     def _fuse(self, fn: Callable[..., Any]) -> Callable[..., Any]:
@@ -126,14 +128,18 @@ class CupyBackend(StridedBackend):
 
         # A kernel named after one of CUDA's own functions, such as `tanh`, would not compile.
         name = f"dualcnn_{fn.__name__.strip('_')}"
+        takes_half = half.takes_half(fn)
         step_by_step = super()._fuse(fn)
         fresh = cp.fuse(kernel_name=name)(into_new)
         writers: dict[int, Callable[..., None]] = {}
 
         def call(*args: Any, out: Any = None) -> Any:
             arrays = [a for a in args if isinstance(a, cp.ndarray)]
+            if not takes_half and half.has_half(arrays):
+                return self.fuse(half.in_float32(fn, half.is_narrow(arrays)))(*args, out=out)
             # CuPy's fusion would compute a Python scalar's arithmetic in half precision.
             dtype = next((a.dtype for a in arrays if a.dtype.kind == "f"), arrays[0].dtype)
+            dtype = self.accumulator(dtype)
             typed = [a if isinstance(a, cp.ndarray) else dtype.type(a) for a in args]
             if len(arrays) + (len(out) if isinstance(out, tuple) else 1) > FUSED_ARRAYS:
                 return step_by_step(*typed, out=out)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from . import workers
+from . import half, workers
 from .expression import Aliases, Program, UntraceableError, deliver, trace, where
 
 __all__ = ["Fused"]
@@ -46,7 +46,8 @@ class Fused:
 
     def __call__(self, *args: Any, out: Any = None) -> Any:
         for a in args:
-            if type(a) is np.ndarray and a.nbytes >= PROGRAM_BYTES:
+            # Of 2 bytes: float16, perhaps, which is computed in another way.
+            if type(a) is np.ndarray and (a.nbytes >= PROGRAM_BYTES or a.itemsize == 2):
                 break
         else:
             result = self.fn(_plain, *args)
@@ -86,6 +87,10 @@ class Fused:
 
     def _plainly(self, args: tuple[Any, ...], out: Any) -> Any:
         """Evaluated as it stands, temporaries and all."""
+        arrays = [a for a in args if isinstance(a, np.ndarray)]
+        if half.has_half(arrays):
+            result = self(*half.widened(args))
+            return _delivered(half.rounded(result) if half.is_narrow(arrays) else result, out)
         return _delivered(self.fn(_plain, *args), out)
 
     def _found(self, key: tuple[Any, ...], args: tuple[Any, ...]) -> _Found:
@@ -94,7 +99,7 @@ class Fused:
         shape = np.broadcast_shapes(*(a.shape for a in arrays))
         full = [isinstance(a, np.ndarray) and a.shape == shape for a in args]
         program = None
-        if any(full):
+        if any(full) and not half.has_half(arrays):
             with suppress(UntraceableError):
                 program = trace(self.fn, args, full)
         if len(self._programs) >= KINDS:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
-from . import workers
+from . import half, workers
 from .arena import SMALLEST, Arena
 from .base import Array
 from .fused import Fused
@@ -85,7 +85,8 @@ class NumpyBackend(StridedBackend):
         return self.arena.empty(shape, dtype)
 
     def assign(self, out: Array, x: Any) -> Array:
-        if out.nbytes < workers.INLINE_BYTES or self.pool.inside or not isinstance(x, np.ndarray):
+        small = out.nbytes < workers.INLINE_BYTES or self.pool.inside
+        if small or not isinstance(x, np.ndarray) or self.is_half(x):
             np.copyto(out, x, casting="same_kind")
         else:
             self.fuse(_identity)(np.broadcast_to(x, out.shape), out=out)
@@ -174,7 +175,8 @@ class NumpyBackend(StridedBackend):
             return [self.zeros(shape, dtype) for shape in shapes]
         one = sum(math.prod(shape) for shape in shapes) * self.itemsize(dtype)
         count = min(len(parts), MOST_LANES, max(4, ACCUMULATOR_BYTES // max(1, one)))
-        sums = [[self.empty(shape, dtype) for shape in shapes] for _ in range(count)]
+        kept = self.accumulator(dtype)
+        sums = [[self.empty(shape, kept) for shape in shapes] for _ in range(count)]
 
         def lane(i: int) -> None:
             for part in parts[i * len(parts) // count : (i + 1) * len(parts) // count]:
@@ -188,13 +190,15 @@ class NumpyBackend(StridedBackend):
         for other in sums[1:]:
             for total, partial in zip(sums[0], other, strict=True):
                 np.add(total, partial, out=total)
-        return sums[0]
+        return sums[0] if kept == dtype else [self.cast(total, dtype) for total in sums[0]]
 
     # Arithmetic.
 
     def matmul(
         self, a: Array, b: Array, out: Array | None = None, accumulate: bool = False
     ) -> Array:
+        if a.dtype.char == "e" or b.dtype.char == "e":
+            return self._half_product(a, b, out, accumulate)
         a, b = _for_blas(a), _for_blas(b)
         if out is None:
             lead = a.shape[:-2]
@@ -205,6 +209,16 @@ class NumpyBackend(StridedBackend):
             product = self._product(a, b, self.workspace("matmul", out.shape, out.dtype))
             return self.fuse(_sum)(out, product, out=out)
         return self._product(a, b, out)
+
+    def _half_product(self, a: Array, b: Array, out: Array | None, accumulate: bool) -> Array:
+        """As a GPU multiplies float16: exact products, summed in float32, rounded once."""
+        wide = [x.astype(np.float32) for x in (a, b)]
+        if out is None:
+            return self.matmul(*wide).astype(np.result_type(a, b))
+        if out.dtype.char != "e":
+            return self.matmul(*wide, out, accumulate)
+        total = self.matmul(*wide)
+        return self.assign(out, total + out if accumulate else total)
 
     def _product(self, a: Array, b: Array, out: Array) -> Array:
         """The product, by one BLAS thread a worker: BLAS's own threads add up in another order."""
@@ -232,9 +246,20 @@ class NumpyBackend(StridedBackend):
         self.pool.run(body, len(parts))
         return out
 
+    def sum(self, x: Array, axis: int | tuple[int, ...] | None = None) -> Array:
+        kept = axis is not None
+        if x.dtype.char == "e":
+            return np.asarray(np.sum(x, axis, np.float32, keepdims=kept)).astype(x.dtype)
+        return np.asarray(np.sum(x, axis, keepdims=kept))
+
     def contract(
         self, subscripts: str, *operands: Array, out: Array | None = None, accumulate: bool = False
     ) -> Array:
+        if operands[0].dtype.char == "e":
+            total = np.asarray(np.einsum(subscripts, *half.widened(operands)))
+            if out is None:
+                return total.astype(operands[0].dtype)
+            return self.assign(out, total + out if accumulate else total)
         if out is None:
             return np.asarray(np.einsum(subscripts, *operands))
         if accumulate:

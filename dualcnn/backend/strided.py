@@ -13,6 +13,8 @@ from .base import Array, Backend, window_sizes
 
 __all__ = ["StridedBackend"]
 
+_FLOAT16, _FLOAT32 = np.dtype("float16"), np.dtype("float32")
+
 
 @lru_cache(maxsize=1024)
 def _memory_order(strides: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -32,6 +34,18 @@ class StridedBackend(Backend):
 
     def is_integral(self, x: Array) -> bool:
         return bool(x.dtype.kind in "iu")
+
+    def is_half(self, x: Array) -> bool:
+        return bool(x.dtype.char == "e")
+
+    def accumulator(self, dtype: Any) -> Any:
+        return _FLOAT32 if dtype == _FLOAT16 else dtype
+
+    def widened(self, x: Array) -> Array:
+        return x.astype(_FLOAT32) if x.dtype.char == "e" else x
+
+    def cast(self, x: Array, dtype: Any) -> Array:
+        return x if x.dtype == dtype else x.astype(dtype)
 
     def itemsize(self, dtype: Any) -> int:
         return int(np.dtype(dtype).itemsize)

@@ -314,8 +314,8 @@ class Module:
         Optimizers of the parameters follow at their next step, with their state.
         """
         target = None if device is None else backend.get(device)
-        if dtype is not None and dtype not in ("float32", "float64"):
-            raise ValueError(f'expected "float32" or "float64" as dtype, got {dtype!r}')
+        if dtype is not None and dtype not in ("float16", "float32", "float64"):
+            raise ValueError(f'expected "float16", "float32" or "float64" as dtype, got {dtype!r}')
         for param in self.parameters():
             if not isinstance(param, UninitializedParameter):
                 param.move_(target or param.backend, dtype)

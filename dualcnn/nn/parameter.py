@@ -95,14 +95,16 @@ class UninitializedParameter(Parameter):
 
 
 def first_input(x: Any) -> tuple[Backend, Any]:
-    """The backend and the dtype that a lazy layer takes from its first input."""
+    """The backend and the dtype that a lazy layer takes from its first input: float32 from one of
+    float16, which may be the work of `autocast`.
+    """
     array = x.data if isinstance(x, Tensor) else x
     be = backend.of(input=array)
     if not be.is_floating(array):
         raise TypeError(
             f'expected floating-point numbers, got {array.dtype}. Fix: x.astype("float32")'
         )
-    return be, array.dtype
+    return be, be.accumulator(array.dtype)
 
 
 def materialize(param: Parameter | None, data: Array) -> None:

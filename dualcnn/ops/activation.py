@@ -108,27 +108,27 @@ def _maximum(be: Backend, x: Array, axes: tuple[int, ...]) -> Array:
 def softmax(x: Array, *, dim: int, needs: tuple[bool, ...] = (True,)) -> tuple[Array, Vjp]:
     """`exp(x) / sum(exp(x))` along `dim`, in any shape; the maximum is taken off first."""
     be = backend.of(x=x)
-    axes = axes_of(dim, x.ndim)
+    axes, dtype, x = axes_of(dim, x.ndim), x.dtype, be.widened(x)
     e = be.fuse(_exp_shifted)(x, _maximum(be, x, axes))
     y = be.fuse(_quotient)(e, be.sum(e, axes))
 
     def vjp(gy: Array) -> tuple[Array | None, ...]:
         along = be.sum(be.fuse(_product)(gy, y), axes)
-        return (be.fuse(_softmax_grad)(gy, y, along),)
+        return (be.cast(be.fuse(_softmax_grad)(gy, y, along), dtype),)
 
-    return y, vjp
+    return be.cast(y, dtype), vjp
 
 
 def log_softmax(x: Array, *, dim: int, needs: tuple[bool, ...] = (True,)) -> tuple[Array, Vjp]:
     """`x - log(sum(exp(x)))` along `dim`, in any shape; the maximum is taken off first."""
     be = backend.of(x=x)
-    axes = axes_of(dim, x.ndim)
+    axes, dtype, x = axes_of(dim, x.ndim), x.dtype, be.widened(x)
     shift = _maximum(be, x, axes)
     log_sum = be.xp.log(be.sum(be.fuse(_exp_shifted)(x, shift), axes))
     y = be.fuse(_log_softmax)(x, shift, log_sum)
 
     def vjp(gy: Array) -> tuple[Array | None, ...]:
-        total = be.sum(gy, axes)
-        return (be.fuse(_log_softmax_grad)(gy, y, total),)
+        total = be.sum(be.widened(gy), axes)
+        return (be.cast(be.fuse(_log_softmax_grad)(gy, y, total), dtype),)
 
-    return y, vjp
+    return be.cast(y, dtype), vjp

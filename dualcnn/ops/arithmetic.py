@@ -80,7 +80,7 @@ def unbroadcast(be: Backend, g: Array, x: Any) -> Array | None:
     axes = tuple(range(extra)) + tuple(
         extra + i for i, n in enumerate(shape) if n == 1 and g.shape[extra + i] != 1
     )
-    return be.xp.reshape(be.scalar(be.xp.sum(g, axis=axes)), tuple(shape))
+    return be.xp.reshape(be.sum(g, axes), tuple(shape))
 
 
 def add(a: Any, b: Any, *, needs: tuple[bool, ...] = (True, True)) -> tuple[Array, Vjp]:

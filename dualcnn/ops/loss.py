@@ -71,7 +71,7 @@ def cross_entropy(
             return gx, None
         return gx, restore(be.fuse(_target_grad)(g, logp, factors, smoothing - 1))
 
-    return loss, vjp
+    return be.cast(loss, x.dtype), vjp
 
 
 def nll_loss(
@@ -88,7 +88,10 @@ def nll_loss(
     labels = _labels(be, x, target, ignore_index)
     mass, total = _masses(be, labels, rows, weight, ignore_index, 0.0)
     loss, spread = _reduced(be, mass, rows, total, reduction, x)
-    return loss, lambda gy: (restore(be.fuse(_nll_grad)(spread(gy), mass)), None)
+    return be.cast(loss, x.dtype), lambda gy: (
+        restore(be.fuse(_nll_grad)(spread(gy), mass)),
+        None,
+    )
 
 
 def mse_loss(
@@ -97,8 +100,9 @@ def mse_loss(
     """`(x - target) ** 2`, averaged, summed or as it is; both of one shape."""
     be = backend.of(x=x)
     _check_reduction(reduction)
-    target = _on_backend(be, x, target)
-    target = target if target.dtype == x.dtype else be.xp.astype(target, x.dtype)
+    dtype, target = x.dtype, _on_backend(be, x, target)
+    x = be.widened(x)
+    target = be.cast(target, x.dtype)
     if tuple(x.shape) != tuple(target.shape):
         raise ValueError(
             f"mse_loss: expected an input and a target of one shape, got {tuple(x.shape)} and "
@@ -108,9 +112,10 @@ def mse_loss(
     count = math.prod(x.shape)
     share = 1.0 / count if reduction == "mean" and count else 1.0
     loss = squares if reduction == "none" else be.scalar(be.sum(squares) * share)
+    loss = be.cast(loss, dtype)
 
     def vjp(gy: Array) -> tuple[Array | None, ...]:
-        gx = be.fuse(_squared_difference_grad)(gy, x, target, 2.0 * share)
+        gx = be.cast(be.fuse(_squared_difference_grad)(gy, x, target, 2.0 * share), dtype)
         return gx, be.fuse(_neg)(gx) if needs[1] else None
 
     return loss, vjp
@@ -171,8 +176,11 @@ def _without_classes(x: Array) -> tuple[int, ...]:
 
 
 def _rows(x: Array, reduction: str) -> tuple[Backend, Array, Any]:
-    """The input as `(M, C)`, and the way back to its shape."""
+    """The input as `(M, C)`, float16 as float32, and the way back to its shape and dtype."""
     be = backend.of(input=x)
+    if be.is_half(x):
+        _, rows, restore = _rows(be.widened(x), reduction)
+        return be, rows, lambda g: be.cast(restore(g), x.dtype)
     _check_reduction(reduction)
     if x.ndim < 1:
         raise ValueError("expected an input (N, C), (N, C, *S) or (C,), got a single number")
@@ -234,7 +242,7 @@ def _class_weights(be: Backend, rows: Array, weight: Array | None) -> Array:
     if weight is None:
         return be.full((classes,), 1.0, rows.dtype)
     if hasattr(weight, "shape"):
-        backend.of(input=rows, weight=weight)
+        weight = backend.of(input=rows, weight=weight).widened(weight)
         one_dtype(be, input=rows, weight=weight)
     weight = be.asarray(weight, rows.dtype)
     if tuple(weight.shape) != (classes,):

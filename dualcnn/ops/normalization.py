@@ -35,16 +35,17 @@ def batch_norm(
     In training mean and variance are the batch's, and the third result is `(mean, variance)`, the
     variance unbiased: what running statistics take in. Otherwise they are `running_mean` and
     `running_var` and the third result is None. Statistics, weight and bias have the shape `(C,)`.
-    With `relu` what is negative becomes 0.
+    With `relu` what is negative becomes 0. Beside an input of float16 they may be float32: all but
+    the maps is computed in that.
     """
     be = backend.of(
         x=x, weight=weight, bias=bias, running_mean=running_mean, running_var=running_var
     )
-    one_dtype(be, x=x, weight=weight, bias=bias)
+    one_dtype(be, x=None if be.is_half(x) else x, weight=weight, bias=bias)
     if x.ndim < 2:
         raise ValueError(f"expected an input (N, C) or (N, C, *S), got shape {tuple(x.shape)}")
     norm = _Normalization(
-        be, tuple(x.shape), weight, bias, running_mean, running_var, training, eps, relu
+        be, tuple(x.shape), x.dtype, weight, bias, running_mean, running_var, training, eps, relu
     )
     xl = norm.maps(x)
     if training:
@@ -78,6 +79,7 @@ class _Normalization:
         self,
         be: Backend,
         shape: tuple[int, ...],
+        dtype: Any,
         weight: Array | None,
         bias: Array | None,
         running_mean: Array | None,
@@ -100,6 +102,8 @@ class _Normalization:
                 )
         self.be = be
         self.shape = shape
+        self.dtype = be.accumulator(dtype)
+        """Of sums, statistics and coefficients."""
         self.count = shape[0] * math.prod(shape[2:])
         # Inputs without pixels are taken for images of as many as make a row.
         size = shape[2:] if len(shape) > 2 else (side_of(shape[0], channels),)
@@ -115,8 +119,9 @@ class _Normalization:
                 )
         elif running_mean is None or running_var is None:
             raise ValueError("batch_norm outside training needs running_mean and running_var")
-        self.mean: Array = running_mean
-        self.var: Array = running_var
+        else:
+            self.mean: Array = be.widened(running_mean)
+            self.var: Array = be.widened(running_var)
         self._found: dict[int, tuple[int, Array, Array]] = {}
 
     def maps(self, x: Array) -> Array:
@@ -146,7 +151,7 @@ class _Normalization:
         be, rows = self.be, self.rows
         count = math.prod(maps.shape[:-1])
         flat = rows.flat(maps)
-        total = rows.narrow(be.contract("mc->c", flat))
+        total = rows.narrow(self._sums("mc->c", flat))
         centred = self._centred(maps, total / count)
         self._found[images.start] = (
             count,
@@ -207,7 +212,7 @@ class _Normalization:
 
         wide = (rows.side * rows.channels,)
         each = self.image_bytes(maps)
-        found = be.reduce_blocks(self.images, each, [wide, wide], maps.dtype, body)
+        found = be.reduce_blocks(self.images, each, [wide, wide], self.dtype, body)
         total, centred = (rows.narrow(s) for s in found)
         coefficients = [self.scale]
         if self.training:
@@ -216,8 +221,8 @@ class _Normalization:
             coefficients += [slope, level]
         self._coefficients = [rows.wide(c) for c in coefficients]
         return (
-            None if self.weight is None else centred * self.inverse,
-            None if self.bias is None else total,
+            None if self.weight is None else be.cast(centred * self.inverse, self.weight.dtype),
+            None if self.bias is None else be.cast(total, self.bias.dtype),
         )
 
     def spread(self, take: Take, maps: Array, gx: Array) -> None:
@@ -233,6 +238,13 @@ class _Normalization:
                 be.fuse(_scaled)(g, *self._coefficients, out=out)
 
         be.blocks(self.images, self.image_bytes(maps), body)
+
+    def _sums(self, subscripts: str, *operands: Array) -> Array:
+        """A sum a column of rows."""
+        out = None
+        if operands[0].dtype != self.dtype:
+            out = self.be.empty((operands[0].shape[1],), self.dtype)
+        return self.be.contract(subscripts, *operands, out=out)
 
     def _centred(self, maps: Array, mean: Array) -> Array:
         rows = self.rows

@@ -85,7 +85,7 @@ def avg_pool2d(
     geometry.one_dtype(be, x=x)
     window = _window(x, kernel_size, stride, padding, 1, ceil_mode)
     if divisor_override is None:
-        share = _shares(be, window, padding, count_include_pad, x.dtype)
+        share = _shares(be, window, padding, count_include_pad, be.accumulator(x.dtype))
     elif divisor_override == 0:
         raise ValueError("divisor_override: expected a number other than 0, got 0")
     else:

@@ -44,9 +44,9 @@ class Rows:
         return self.be.xp.sum(by_channel, axis=1)
 
     def scratch(self, key: str, maps: Array) -> Array:
-        """Scratch for the rows of maps of that shape and dtype."""
+        """Scratch for the rows of maps of that shape, in the dtype of their sums."""
         shape = (self._count(maps), self.side * self.channels)
-        return self.be.workspace(key, shape, maps.dtype)
+        return self.be.workspace(key, shape, self.be.accumulator(maps.dtype))
 
     def _count(self, maps: Array) -> int:
         values: int = math.prod(maps.shape)

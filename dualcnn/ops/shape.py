@@ -7,7 +7,7 @@ import operator
 from typing import Any
 
 from .. import backend
-from ..backend import Array
+from ..backend import Array, Backend
 from .geometry import axes_of, axis_of
 from .types import Vjp
 
@@ -158,16 +158,25 @@ def sum(
     """The sum along the axes `dim`, all of them by default; 0-d if none is left."""
     be = backend.of(x=x)
     axes = axes_of(dim, x.ndim)
-    kept = tuple(1 if i in axes else n for i, n in enumerate(x.shape))
     if be.xp.isdtype(x.dtype, "bool"):
         x = be.xp.astype(x, be.dtype("int64"))
-    dtype = x.dtype if be.is_floating(x) else None
-    y = be.scalar(be.xp.sum(x, axis=axes, keepdims=keepdim, dtype=dtype))
+    y = _total(be, x, axes, keepdim)
+    if be.is_floating(x):
+        y = be.cast(y, x.dtype)
 
-    def vjp(gy: Array) -> tuple[Array | None, ...]:
-        return (be.assign(be.empty_like(x), be.xp.reshape(gy, kept)),)
+    return y, lambda gy: (_spread(be, gy, x, axes),)
 
-    return y, vjp
+
+def _total(be: Backend, x: Array, axes: tuple[int, ...], keepdim: bool) -> Array:
+    """The sum along the axes, in the dtype in which such numbers are added up."""
+    dtype = be.accumulator(x.dtype) if be.is_floating(x) else None
+    return be.scalar(be.xp.sum(x, axis=axes, keepdims=keepdim, dtype=dtype))
+
+
+def _spread(be: Backend, g: Array, x: Array, axes: tuple[int, ...]) -> Array:
+    """The gradient of a sum, repeated along the axes of `x` that were summed."""
+    kept = tuple(1 if i in axes else n for i, n in enumerate(x.shape))
+    return be.assign(be.empty_like(x), be.xp.reshape(g, kept))
 
 
 def mean(
@@ -187,6 +196,7 @@ def mean(
             f'mean: expected floating-point numbers, got {x.dtype}; use astype("float32"), or '
             'dtype="float32" for a Tensor'
         )
-    count = math.prod(x.shape[a] for a in axes_of(dim, x.ndim))
-    total, back = sum(x, dim=dim, keepdim=keepdim, needs=needs)
-    return be.scalar(total / count), lambda gy: back(be.scalar(gy / count))
+    axes = axes_of(dim, x.ndim)
+    count = math.prod(x.shape[a] for a in axes)
+    y = be.cast(be.scalar(_total(be, x, axes, keepdim) / count), x.dtype)
+    return y, lambda gy: (_spread(be, be.scalar(gy / count), x, axes),)

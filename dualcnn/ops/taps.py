@@ -22,7 +22,7 @@ Where = tuple[slice, ...]
 
 def forward(be: Backend, x: Array, w: Array, window: Window, into: Into, done: Done) -> None:
     """`(N, *S, C)` and `(O, *K, C)` to `(N, *OUT, O)`."""
-    maps = be.zeros((x.shape[0], *window.out, w.shape[0]), x.dtype)
+    maps = be.zeros((x.shape[0], *window.out, w.shape[0]), be.accumulator(x.dtype))
     for tap, outputs, pixels in _meetings(window):
         weights = be.permute(w[(slice(None), *tap, slice(None))], (1, 0))
         _add(be, maps[outputs], be.matmul(_rows(be, x[pixels]), weights))
@@ -43,7 +43,7 @@ def gradients(
         be.assign(grads[images, ...], gy(images))
 
     be.blocks(x.shape[0], _bytes_each(be, grads), collect)
-    gx = be.zeros(tuple(x.shape), x.dtype) if needs[0] else None
+    gx = be.zeros(tuple(x.shape), be.accumulator(x.dtype)) if needs[0] else None
     gw = be.zeros(tuple(w.shape), w.dtype) if needs[1] else None
     for tap, outputs, pixels in _meetings(window):
         here = (slice(None), *tap, slice(None))
@@ -56,7 +56,7 @@ def gradients(
     gb = None
     if needs[2]:
         gb = be.contract("mc->c", be.reshape(grads, (math.prod(grads.shape[:-1]), w.shape[0])))
-    return gx, gw, gb
+    return None if gx is None else be.cast(gx, x.dtype), gw, gb
 
 
 @lru_cache(maxsize=256)

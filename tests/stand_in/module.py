@@ -202,6 +202,23 @@ def as_strided(x: ndarray, shape: Any = None, strides: Any = None) -> Any:
     return lift(numpy_as_strided(x._host, shape, strides))
 
 
+def _half_as_float(fn: Callable[..., Any]) -> Callable[..., Any]:
+    """CuPy adds float16 up in float32, as cuBLAS does, and rounds once."""
+
+    def call(*args: Any, out: Any = None, **named: Any) -> Any:
+        if not any(isinstance(a, np.ndarray) and a.dtype == np.float16 for a in args):
+            return fn(*args, **named) if out is None else fn(*args, out=out, **named)
+        wide = [a.astype(np.float32) if isinstance(a, np.ndarray) else a for a in args]
+        kind = named.pop("dtype", None) or np.float16
+        result = np.asarray(fn(*wide, **named)).astype(kind)
+        if out is None:
+            return result
+        out[...] = result
+        return out
+
+    return call
+
+
 def result_type(*operands: Any) -> Any:
     return np.result_type(*(lower(operand) for operand in operands))
 
@@ -230,6 +247,8 @@ def _build() -> Any:
     for kind, names in kinds.items():
         for name in names.split():
             source = own.get(name) or getattr(np, name, None)
+            if name in ("sum", "mean", "matmul", "dot"):
+                source = _half_as_float(getattr(np, name))
             if source is not None:
                 functions[name] = _function(name, source, kind)
     for name in ("norm", "vector_norm"):
