@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from . import autograd, backend, functional, nn, ops, optim, random
+from . import amp, autograd, backend, functional, nn, ops, optim, random
+from .amp import autocast, is_autocast_enabled
 from .autograd import Tensor, apply, enable_grad, is_grad_enabled, no_grad
 from .backend import asarray, available, to_numpy, use
 from .functional import cat, flatten, log_softmax, matmul, relu, reshape, sigmoid, softmax, tanh
@@ -26,8 +27,10 @@ __all__ = [
     "Tensor",
     "__version__",
     "algorithms",
+    "amp",
     "apply",
     "asarray",
+    "autocast",
     "autograd",
     "available",
     "backend",
@@ -38,6 +41,7 @@ __all__ = [
     "flatten",
     "functional",
     "interop",
+    "is_autocast_enabled",
     "is_grad_enabled",
     "load",
     "log_softmax",

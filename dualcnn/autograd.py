@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
 from numbers import Number
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeAlias
 
 from . import backend
 from .backend import Array, Backend
@@ -22,6 +22,9 @@ from .operators import Operators
 __all__ = ["Tensor", "apply", "enable_grad", "is_grad_enabled", "no_grad"]
 
 _recording: ContextVar[bool] = ContextVar("dualcnn_recording", default=True)
+Caster: TypeAlias = Callable[[Callable[..., Any], tuple[Any, ...]], tuple[Any, ...]]
+casting: ContextVar[Caster | None] = ContextVar("dualcnn_casting", default=None)
+"""What `amp.autocast` does to the inputs of an operation."""
 
 
 @contextmanager
@@ -60,6 +63,9 @@ def apply(op: Callable[..., Any], *inputs: Any, **params: Any) -> Any:
     ...     return x * 2, lambda gy: (gy * 2,)
     >>> y = dualcnn.apply(double, x)
     """
+    caster = casting.get()
+    if caster is not None:
+        inputs = caster(op, inputs)
     needs = [isinstance(t, Tensor) and t.requires_grad for t in inputs]
     recorded = _recording.get() and True in needs
     if _takes_needs(op):

@@ -89,6 +89,9 @@ class Backend:
     host = True
     """Whether reading a value costs nothing: only then are labels checked on every call."""
 
+    tf32 = False
+    """Whether products of float32 may run in TF32; only a CUDA device has it."""
+
     def __init__(self, xp: Any, name: str | None = None, device: str = "cpu") -> None:
         self.xp = xp
         self.name = name or xp.__name__.rpartition(".")[2]

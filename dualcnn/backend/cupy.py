@@ -25,6 +25,10 @@ WORKSPACE_BYTES = 1 << 28
 """Scratch of one part of a batch: large products, and columns that never exhaust the memory."""
 
 
+DEFAULT_PRODUCTS, TF32 = 1, 7
+"""How cuBLAS multiplies, in CuPy's numbers: COMPUTE_TYPE_DEFAULT, COMPUTE_TYPE_TF32."""
+
+
 class CupyBackend(StridedBackend):
     """Arrays of CuPy on one CUDA device.
 
@@ -43,6 +47,20 @@ class CupyBackend(StridedBackend):
     def activate(self) -> None:
         """Make the device the current one of this thread."""
         self.cp.cuda.Device(self.index).use()
+
+    @property
+    def tf32(self) -> bool:
+        """Whether cuBLAS may round the operands of float32 products to TF32's 11 bits.
+
+        CuPy keeps this for all devices together, and asks CUPY_TF32 when it first needs to know.
+        """
+        return bool(self.cp._core.get_compute_type(np.dtype("float32")) == TF32)
+
+    @tf32.setter
+    def tf32(self, allowed: bool) -> None:
+        # A private name: CuPy's only way to change it while a program runs.
+        kind = TF32 if allowed else DEFAULT_PRODUCTS
+        self.cp._core.set_compute_type(np.dtype("float32"), kind)
 
     # The edges.
 

@@ -25,8 +25,8 @@ def _is_half(x: Any) -> bool:
 
 
 def is_narrow(arrays: Sequence[Any]) -> bool:
-    """Whether results are float16 too: a single number does not widen what it meets."""
-    return not any(a.dtype.kind == "f" and a.ndim and not _is_half(a) for a in arrays)
+    """Whether results are float16 too: no array is of a wider type."""
+    return not any(a.dtype.kind == "f" and not _is_half(a) for a in arrays)
 
 
 def widened(args: Sequence[Any]) -> list[Any]:

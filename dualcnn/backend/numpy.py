@@ -212,12 +212,13 @@ class NumpyBackend(StridedBackend):
 
     def _half_product(self, a: Array, b: Array, out: Array | None, accumulate: bool) -> Array:
         """As a GPU multiplies float16: exact products, summed in float32, rounded once."""
-        wide = [x.astype(np.float32) for x in (a, b)]
+        dtype = np.result_type(a, b)
+        a, b = half.widened((a, b))
         if out is None:
-            return self.matmul(*wide).astype(np.result_type(a, b))
+            return self.cast(self.matmul(a, b), dtype)
         if out.dtype.char != "e":
-            return self.matmul(*wide, out, accumulate)
-        total = self.matmul(*wide)
+            return self.matmul(a, b, out, accumulate)
+        total = self.matmul(a, b)
         return self.assign(out, total + out if accumulate else total)
 
     def _product(self, a: Array, b: Array, out: Array) -> Array:

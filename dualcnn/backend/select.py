@@ -106,12 +106,20 @@ class use:
     being entered do other threads see the new default. Names: "auto" (the GPU if it is usable; the
     reason is logged), "cpu" or "numpy", "cuda" or "cupy", "cuda:1".
     Raises `BackendUnavailableError` with the way to mend it.
+
+    `tf32=True` allows a GPU to round the operands of float32 products to 11 bits, which Ampere and
+    later multiply several times faster; False forbids it, as at the start of a program; None leaves
+    it as it is. It holds for the process, with a block until the block ends. Elsewhere float32 is
+    exact either way: there is nothing to allow.
     """
 
-    def __init__(self, name: str | Backend) -> None:
+    def __init__(self, name: str | Backend, *, tf32: bool | None = None) -> None:
         global _default
         self.backend = get(name)
         _activate(self.backend)
+        self._tf32_before: bool | None = None
+        if tf32 is not None and isinstance(self.backend, CupyBackend):
+            self._tf32_before, self.backend.tf32 = self.backend.tf32, tf32
         self._previous = _default
         self._token: Token[Backend | None] | None = None
         _default = self.backend
@@ -131,6 +139,8 @@ class use:
     ) -> None:
         assert self._token is not None
         _context.reset(self._token)
+        if self._tf32_before is not None and isinstance(self.backend, CupyBackend):
+            self.backend.tf32 = self._tf32_before
         if _context.get() or _default:
             _activate(current())
 

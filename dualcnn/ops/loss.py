@@ -179,8 +179,8 @@ def _rows(x: Array, reduction: str) -> tuple[Backend, Array, Any]:
     """The input as `(M, C)`, float16 as float32, and the way back to its shape and dtype."""
     be = backend.of(input=x)
     if be.is_half(x):
-        _, rows, restore = _rows(be.widened(x), reduction)
-        return be, rows, lambda g: be.cast(restore(g), x.dtype)
+        _, rows, in_shape = _rows(be.widened(x), reduction)
+        return be, rows, lambda g: be.cast(in_shape(g), x.dtype)
     _check_reduction(reduction)
     if x.ndim < 1:
         raise ValueError("expected an input (N, C), (N, C, *S) or (C,), got a single number")

@@ -48,6 +48,7 @@ class Adadelta(Optimizer):
     """
 
     moments = ("square_avg", "acc_delta")
+    skips_on_device = True
 
     def __init__(
         self,
@@ -75,12 +76,12 @@ class Adadelta(Optimizer):
             raise ValueError(f"expected rho in [0, 1], got {options['rho']!r}")
 
     def _update(self, group: dict[str, Any], run: Run) -> None:
-        run.count += 1
+        run.advance()
         p, g = run.data, gradient(group, run)
         v, u = run.moment("square_avg"), run.moment("acc_delta")
         rate, share = -float(group["lr"]), 1 - float(group["rho"])
         eps, decay = max(float(group["eps"]), TINY), float(group["weight_decay"])
         if decay:
-            run.backend.fuse(_adadelta_decayed)(p, g, v, u, rate, share, eps, decay, out=(p, v, u))
+            run.fused(_adadelta_decayed)(p, g, v, u, rate, share, eps, decay, out=(p, v, u))
         else:
-            run.backend.fuse(_adadelta)(p, g, v, u, rate, share, eps, out=(p, v, u))
+            run.fused(_adadelta)(p, g, v, u, rate, share, eps, out=(p, v, u))

@@ -86,6 +86,27 @@ def _amsgrad(
     return p * keep + m * rate / (xp.sqrt(top) + eps), m, v, top
 
 
+def _corrected(run: Run, beta1: float, beta2: float, lr: float, eps: float) -> tuple[Any, Any]:
+    """The rate and the epsilon of this update: both sides of the fraction times the root of v's
+    correction, which so costs no operation.
+    """
+    t = run.advance()
+    if isinstance(t, int):
+        root = math.sqrt(1 - beta2**t)
+        return -lr * root / (1 - beta1**t), max(eps * root, TINY)
+    logs = [math.log(beta) if beta else -math.inf for beta in (beta1, beta2)]
+    found: tuple[Any, Any] = run.backend.fuse(_corrections)(t, *logs, lr, eps)
+    return found
+
+
+def _corrections(
+    xp: Any, t: Array, log1: float, log2: float, lr: float, eps: float
+) -> tuple[Array, Array]:
+    # Minus expm1(t * log(beta)) is 1 - beta**t, with all its digits in float32.
+    root = xp.sqrt(-xp.expm1(t * log2))
+    return root / xp.expm1(t * log1) * lr, xp.maximum(root * eps, TINY)
+
+
 class Adam(Optimizer):
     """Adam (Kingma and Ba 2015, algorithm 1).
 
@@ -99,6 +120,7 @@ class Adam(Optimizer):
     """
 
     moments = ("exp_avg", "exp_avg_sq")
+    skips_on_device = True
 
     def __init__(
         self,
@@ -135,12 +157,8 @@ class Adam(Optimizer):
 
     def _update(self, group: dict[str, Any], run: Run) -> None:
         beta1, beta2 = map(float, group["betas"])
-        run.count = t = run.count + 1
-        # Both sides of the fraction times `root`, so that the correction of v costs no operation.
-        root = math.sqrt(1 - beta2**t)
-        rate = -float(group["lr"]) * root / (1 - beta1**t)
-        eps = max(float(group["eps"]) * root, TINY)
-        p, g, fuse = run.data, gradient(group, run), run.backend.fuse
+        rate, eps = _corrected(run, beta1, beta2, float(group["lr"]), float(group["eps"]))
+        p, g, fuse = run.data, gradient(group, run), run.fused
         moments = tuple(run.moment(name) for name in self._moments(group))
         decay, keep = self._decay(group)
         scalars = (1 - beta1, 1 - beta2, rate, eps)

@@ -7,7 +7,9 @@ Parameters with three axes or more lie channels-last in it, as convolutions read
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import lru_cache, wraps
 from itertools import groupby
 from typing import Any
 from weakref import WeakValueDictionary
@@ -27,8 +29,9 @@ class FlatBuffer:
 
     `data` and `grad` are 1-d; `slots` and `grad_slots` are their views by parameter, in its shape.
     `moments` are an optimizer's further arrays of that length, made when first asked for, and
-    `counts` says how many updates went into each parameter's. The gaps that the alignment leaves
-    between parameters hold zeros.
+    `counts` says how many updates went into each parameter's: a number, or a 0-d array, shared by
+    parameters that were updated alike, where only the device knows which updates were skipped. The
+    gaps that the alignment leaves between parameters hold zeros.
     """
 
     def __init__(self, be: Backend, params: Sequence[Tensor]) -> None:
@@ -46,7 +49,8 @@ class FlatBuffer:
         self.data = be.zeros((size,), self.dtype)
         self.grad = be.zeros((size,), self.dtype)
         self.moments: dict[str, Array] = {}
-        self.counts = [0] * len(params)
+        self.counts: list[Any] = [0] * len(params)
+        self.counts_on_device = False
         self.slots = [self.view(self.data, i) for i in range(len(params))]
         self.grad_slots = [self.view(self.grad, i) for i in range(len(params))]
         for i in range(len(params)):
@@ -77,9 +81,17 @@ class FlatBuffer:
             flat = self.moments[name] = self.backend.zeros((self.size,), self.dtype)
         return flat
 
+    def read_counts(self) -> list[int]:
+        """The counts as numbers, which they are from then on; may wait for the device."""
+        arrays = {id(c): c for c in self.counts if not isinstance(c, int)}
+        known = {key: int(backend.to_numpy(count)) for key, count in arrays.items()}
+        self.counts = [c if isinstance(c, int) else known[id(c)] for c in self.counts]
+        self.counts_on_device = False
+        return self.counts
+
     def copy_state(self, i: int, other: FlatBuffer, j: int) -> None:
         """Take the moments and the count of parameter `i` from parameter `j` of `other`."""
-        self.counts[i] = other.counts[j]
+        self.counts[i] = other.read_counts()[j]
         for name, flat in other.moments.items():
             self.write(name, i, other.view(flat, j))
 
@@ -116,20 +128,24 @@ class FlatBuffer:
                 self._take_gradient(i)
         return complete
 
-    def runs(self) -> Iterator[Run]:
+    def runs(self, finite: Array | None = None) -> Iterator[Run]:
         """The longest stretches of parameters that have a gradient, all with the same count.
 
-        One stretch, the whole buffer, when all parameters take part alike.
+        One stretch, the whole buffer, when all parameters take part alike. Where `finite`, a 0-d
+        array, is False nothing will be updated.
         """
         counts = self.counts
+        if self.counts_on_device:
+            # An array by its identity: to compare two would wait for the device.
+            counts = [c if isinstance(c, int) else ("array", id(c)) for c in counts]
         if self.gather(range(len(counts))) and counts.count(counts[0]) == len(counts):
-            yield Run(self, 0, len(counts))
+            yield Run(self, 0, len(counts), finite)
             return
         # A list, as the counts change while the caller works on the runs.
         keys = [None if p.grad is None else n for p, n in zip(self.params, counts, strict=True)]
         for key, first, last in _stretches(keys):
             if key is not None:
-                yield Run(self, first, last)
+                yield Run(self, first, last, finite)
 
     def part(self, flat: Array, first: int, last: int) -> Array:
         """The part of `flat` from parameter `first` up to, not including, parameter `last`."""
@@ -139,12 +155,18 @@ class FlatBuffer:
 
 
 class Run:
-    """Neighbouring parameters of a buffer that are updated in one go."""
+    """Neighbouring parameters of a buffer that are updated in one go.
 
-    __slots__ = ("_buffer", "_first", "_last", "backend")
+    Nothing of them changes where `finite`, a 0-d array of the device, is False.
+    """
 
-    def __init__(self, buffer: FlatBuffer, first: int, last: int) -> None:
+    __slots__ = ("_buffer", "_first", "_last", "backend", "finite")
+
+    def __init__(
+        self, buffer: FlatBuffer, first: int, last: int, finite: Array | None = None
+    ) -> None:
         self.backend = buffer.backend
+        self.finite = finite
         self._buffer = buffer
         self._first = first
         self._last = last
@@ -164,13 +186,69 @@ class Run:
         return self._buffer.part(self._buffer.moment(name), self._first, self._last)
 
     @property
-    def count(self) -> int:
-        """How many updates went into the moments so far."""
+    def count(self) -> Any:
+        """How many updates went into the moments so far: a number, or a 0-d array of the device."""
         return self._buffer.counts[self._first]
 
     @count.setter
-    def count(self, value: int) -> None:
+    def count(self, value: Any) -> None:
         self._buffer.counts[self._first : self._last] = [value] * (self._last - self._first)
+
+    def advance(self, most: float = math.inf) -> Any:
+        """Count this update, up to `most`, and return the count."""
+        count = self.count
+        if self.finite is not None:
+            be = self.backend
+            if isinstance(count, int):
+                count = be.full((), count, be.accumulator(self._buffer.dtype))
+            count = be.fuse(_counted)(count, self.finite, float(most))
+            self._buffer.counts_on_device = True
+        elif isinstance(count, int):
+            count = min(count + 1, most)
+        else:
+            count = self.backend.fuse(_counted_on)(count, float(most))
+        self.count = count
+        return count
+
+    def fused(self, fn: Callable[..., Any]) -> Callable[..., Any]:
+        """`backend.fuse(fn)` for an update whose `out` are arguments too; they keep their values
+        where the update is skipped.
+        """
+        fuse, finite = self.backend.fuse, self.finite
+        if finite is None:
+            return fuse(fn)
+
+        def update(*args: Any, out: Any) -> Any:
+            outs = out if isinstance(out, tuple) else (out,)
+            places = tuple(next(i for i, a in enumerate(args) if a is o) for o in outs)
+            return fuse(_unless_skipped(fn, places))(finite, *args, out=out)
+
+        return update
+
+
+@lru_cache(maxsize=256)
+def _unless_skipped(fn: Callable[..., Any], places: tuple[int, ...]) -> Callable[..., Any]:
+    """The expression behind a flag: where that is False the results are the arguments at `places`.
+
+    In the same pass over memory, so that on a GPU a step that may be skipped launches no more.
+    """
+
+    @wraps(fn)
+    def guarded(xp: Any, finite: Array, *args: Any) -> Any:
+        new = fn(xp, *args)
+        if not isinstance(new, tuple):
+            return xp.where(finite, new, args[places[0]])
+        return tuple(xp.where(finite, n, args[i]) for n, i in zip(new, places, strict=True))
+
+    return guarded
+
+
+def _counted(xp: Any, count: Array, finite: Array, most: float) -> Array:
+    return xp.where(finite, xp.minimum(count + 1, most), count)
+
+
+def _counted_on(xp: Any, count: Array, most: float) -> Array:
+    return xp.minimum(count + 1, most)
 
 
 class GroupBuffers:

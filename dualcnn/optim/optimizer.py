@@ -54,6 +54,10 @@ class Optimizer:
     saves_step: ClassVar[bool] = True
     """Whether a saved state holds the count of updates, as "step"."""
 
+    skips_on_device: ClassVar[bool] = False
+    """Whether `_update` changes arrays by `run.fused` and counts by `run.advance` alone: then a
+    `GradScaler` skips an update without waiting for the device to say whether it should."""
+
     param_groups: list[dict[str, Any]]
 
     def __init__(self, params: Iterable[Any], defaults: dict[str, Any]) -> None:
@@ -135,12 +139,19 @@ class Optimizer:
         returned.
         """
         loss = None if closure is None else closure()
+        self.step_where(None)
+        return loss
+
+    def step_where(self, finite: Array | None) -> None:
+        """`step`, but where `finite`, a 0-d array of the device, is False all stays as it is."""
         self._settle()
         for group, home in zip(self.param_groups, self._homes, strict=True):
             for buffer in home.buffers:
-                for run in buffer.runs():
+                flag = finite
+                if finite is not None:
+                    flag = backend.asarray(finite, backend=buffer.backend)
+                for run in buffer.runs(flag):
                     self._update(group, run)
-        return loss
 
     def _settle(self) -> None:
         """Follow parameters that were moved to another backend or into another optimizer."""
@@ -172,8 +183,9 @@ class Optimizer:
             groups.append({**options, "params": indices})
             index += len(indices)
             for key, (buffer, i) in zip(indices, home.places, strict=True):
-                if buffer.counts[i]:
-                    entry: dict[str, Any] = {"step": buffer.counts[i]} if self.saves_step else {}
+                count = buffer.read_counts()[i]
+                if count:
+                    entry: dict[str, Any] = {"step": count} if self.saves_step else {}
                     for name in self._moments(group):
                         entry[name] = buffer.backend.c_copy(buffer.view(buffer.moment(name), i))
                     state[key] = entry
@@ -259,7 +271,7 @@ class Optimizer:
         rest = {k: v for k, v in vars(self).items() if k != "_homes"}
         kept = [
             (
-                buffer.counts[i],
+                buffer.read_counts()[i],
                 {
                     name: backend.to_numpy(buffer.backend.c_copy(buffer.view(flat, i)))
                     for name, flat in buffer.moments.items()

@@ -58,6 +58,7 @@ class SGD(Optimizer):
 
     moments = ("momentum_buffer",)
     saves_step = False
+    skips_on_device = True
 
     def __init__(
         self,
@@ -90,22 +91,34 @@ class SGD(Optimizer):
             )
 
     def _update(self, group: dict[str, Any], run: Run) -> None:
-        be, p, g = run.backend, run.data, gradient(group, run)
+        p, g, fuse = run.data, gradient(group, run), run.fused
         rate, momentum = -float(group["lr"]), float(group["momentum"])
         decay = float(group["weight_decay"])
         # Without weight decay the expression that reads p once less is the one to run.
         last = (decay,) if decay else ()
         if not momentum:
-            be.fuse(_sgd_decayed if decay else _sgd)(p, g, rate, *last, out=p)
+            fuse(_sgd_decayed if decay else _sgd)(p, g, rate, *last, out=p)
             return
         b = run.moment("momentum_buffer")
+        # Updates after the first are alike, so the count stops at one and parameters that joined at
+        # different times still share a run.
+        before = run.count
+        run.advance(most=1)
         if group["nesterov"]:
-            fn = be.fuse(_nesterov_decayed if decay else _nesterov)
+            fn = fuse(_nesterov_decayed if decay else _nesterov)
             fn(p, g, b, rate, momentum, *last, out=(p, b))
         else:
-            # The first update is not dampened. Later ones are alike, so the count stops at one and
-            # parameters that joined at different times still share a run.
-            share = 1 - float(group["dampening"]) if run.count else 1.0
-            fn = be.fuse(_momentum_decayed if decay else _momentum)
+            share = _share(run, before, float(group["dampening"]))
+            fn = fuse(_momentum_decayed if decay else _momentum)
             fn(p, g, b, rate, momentum, share, *last, out=(p, b))
-        run.count = 1
+
+
+def _share(run: Run, before: Any, dampening: float) -> Any:
+    """What of the gradient goes into the momentum: of the first one all."""
+    if not dampening or isinstance(before, int):
+        return 1 - dampening if dampening and before else 1.0
+    return run.backend.fuse(_dampened)(before, dampening)
+
+
+def _dampened(xp: Any, before: Array, dampening: float) -> Array:
+    return 1 - before * dampening

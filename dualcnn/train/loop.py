@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from .. import backend, optim
 from .. import functional as F
+from ..amp import autocast
 from ..autograd import Tensor, no_grad
 from ..backend import Backend
 from ..data import DataLoader, ImageDataset
@@ -36,6 +38,7 @@ class TrainingState:
     epoch: int = 0
     batch: int = 0
     history: History = field(default_factory=History)
+    scaler: optim.GradScaler | None = None
 
 
 class Callback:
@@ -55,14 +58,28 @@ class Callback:
 
 
 def train_step(
-    model: Module, x: Any, y: Any, optimizer: optim.Optimizer, loss: Loss = F.cross_entropy
+    model: Module,
+    x: Any,
+    y: Any,
+    optimizer: optim.Optimizer,
+    loss: Loss = F.cross_entropy,
+    scaler: optim.GradScaler | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Learn from one batch; returns its loss and its outputs as they were before the step."""
+    """Learn from one batch; returns its loss and its outputs as they were before the step.
+
+    With a scaler in mixed precision: under `autocast`, the loss scaled for `backward`.
+    """
     optimizer.zero_grad()
-    output = model(x)
-    batch_loss = loss(output, y)
-    batch_loss.backward()
-    optimizer.step()
+    with autocast() if scaler else nullcontext():
+        output = model(x)
+        batch_loss = loss(output, y)
+    if scaler is None:
+        batch_loss.backward()
+        optimizer.step()
+    else:
+        scaler.scale(batch_loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
     return batch_loss.detach(), output.detach()
 
 
@@ -79,6 +96,7 @@ def fit(
     step_scheduler: Literal["epoch", "batch"] = "epoch",
     callbacks: Sequence[Callback] = (),
     seed: int = 0,
+    precision: Literal["float32", "mixed"] = "float32",
 ) -> History:
     """Train `model` on `data` for `epochs` passes and return what was measured.
 
@@ -87,6 +105,8 @@ def fit(
     data shuffled by (seed, epoch).
     optimizer: by default Adam with its defaults. loss(output, y): the mean over the batch.
     scheduler: its step() is called after every epoch, or every batch with step_scheduler="batch".
+    precision: "mixed" runs products in float16, with scaled losses, and validation too; parameters
+    stay float32. See `autocast` and `optim.GradScaler`.
     The loss and the accuracy stay on the device and are read once an epoch.
 
     Raises TrainingError, which names the epoch, where a loss is NaN or infinite.
@@ -99,11 +119,14 @@ def fit(
         raise ValueError(f"expected epochs of at least 1, got {epochs}")
     if step_scheduler not in ("epoch", "batch"):
         raise ValueError(f'expected step_scheduler "epoch" or "batch", got {step_scheduler!r}')
+    if precision not in ("float32", "mixed"):
+        raise ValueError(f'expected precision "float32" or "mixed", got {precision!r}')
     batches = _batches(model, data, batch_size, shuffle=True, seed=seed)
     held_out = None if validation is None else _batches(model, validation, batch_size)
     if optimizer is None:
         optimizer = optim.Adam(model.parameters())
-    state = TrainingState(model, optimizer, epochs, _length(batches))
+    scaler = optim.GradScaler() if precision == "mixed" else None
+    state = TrainingState(model, optimizer, epochs, _length(batches), scaler=scaler)
     try:
         _call(callbacks, "on_fit_begin", state)
         for epoch in range(1, epochs + 1):
@@ -112,7 +135,7 @@ def fit(
             model.train()
             running = RunningMetrics()
             for x, y in batches:
-                batch_loss, output = train_step(model, x, y, optimizer, loss)
+                batch_loss, output = train_step(model, x, y, optimizer, loss, scaler)
                 running.add(batch_loss, output, y)
                 if scheduler is not None and step_scheduler == "batch":
                     scheduler.step()
@@ -126,7 +149,8 @@ def fit(
             _check("training loss", measured.loss, epoch, lr)
             val_loss = val_accuracy = None
             if held_out is not None:
-                checked = evaluate(model, held_out, loss)
+                with autocast() if scaler else nullcontext():
+                    checked = evaluate(model, held_out, loss)
                 _check("validation loss", checked.loss, epoch, lr)
                 val_loss, val_accuracy = checked.loss, checked.accuracy
             state.history.append(

@@ -227,6 +227,10 @@ def can_cast(from_: Any, to: Any, casting: Any = "safe") -> bool:
     return np.can_cast(lower(from_), to, casting)
 
 
+compute_types = {np.dtype(name): 1 for name in ("float16", "float32", "float64")}
+"""How cuBLAS multiplies numbers of a dtype, in CuPy's numbers: 1 as they are, 7 by TF32."""
+
+
 def _build() -> Any:
     module: Any = types.ModuleType("cupy_stand_in", "CuPy's face over NumPy's memory")
     own: dict[str, Any] = {
@@ -261,6 +265,9 @@ def _build() -> Any:
     module.ndarray = ndarray
     module.cuda = cuda
     module.get_default_memory_pool = lambda: pool
+    module._core = types.SimpleNamespace(
+        get_compute_type=compute_types.__getitem__, set_compute_type=compute_types.__setitem__
+    )
     module.get_array_module = lambda *arrays: module
     module.is_available = lambda: True
     module.lib = types.SimpleNamespace(stride_tricks=types.SimpleNamespace(as_strided=as_strided))
