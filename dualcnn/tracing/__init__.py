@@ -3,7 +3,7 @@
 `dualcnn.trace` runs it; the result prints as text and saves as an HTML page.
 """
 
-from .result import Link, Marks, Section, Step, Trace
+from .result import LIMIT, Link, Marks, Section, Step, Total, Trace
 from .run import trace
 
-__all__ = ["Link", "Marks", "Section", "Step", "Trace", "trace"]
+__all__ = ["LIMIT", "Link", "Marks", "Section", "Step", "Total", "Trace", "trace"]

@@ -9,10 +9,11 @@ import numpy as np
 
 from ..backend import Array, Backend
 from .record import Call
-from .result import Link, Marks, Section, Step
+from .result import Link, Marks, Section, Step, Total
 
 __all__ = [
     "Builder",
+    "Sections",
     "axes_of",
     "dot",
     "flat_link",
@@ -22,6 +23,9 @@ __all__ = [
     "short",
     "title_of",
 ]
+
+Sections = tuple[Section, Section]
+"""Of an operation: the way forward and the way back."""
 
 AXES = {
     0: (),
@@ -47,7 +51,8 @@ class Builder:
         self,
         label: str,
         array: Array,
-        formula: str,
+        formula: str = "",
+        note: str = "",
         *,
         kind: str | None = None,
         axes: tuple[str, ...] | None = None,
@@ -62,6 +67,7 @@ class Builder:
             kind or kind_of(array),
             array,
             formula,
+            note,
             axes or axes_of(array),
             None if rows is None else tuple(rows),
             None if columns is None else tuple(columns),
@@ -77,6 +83,7 @@ class Builder:
         backward: bool = False,
         worked: str = "",
         recalled: Sequence[Step | None] = (),
+        total: Total | None = None,
     ) -> Section:
         """A section of the steps that there are."""
         return Section(
@@ -87,13 +94,16 @@ class Builder:
             tuple(step for step in steps if step is not None),
             worked,
             tuple(step for step in recalled if step is not None),
+            total,
         )
 
-    def gradient(self, label: str, place: int, formula: str, **options: Any) -> Step | None:
+    def gradient(
+        self, label: str, place: int, formula: str = "", note: str = "", **options: Any
+    ) -> Step | None:
         """The step of the gradient of an input, if there is one."""
         gradients = self.call.gradients
         found = gradients[place] if place < len(gradients) else None
-        return None if found is None else self.step(label, found, formula, **options)
+        return None if found is None else self.step(label, found, formula, note, **options)
 
 
 def kind_of(array: Array) -> str:

@@ -15,10 +15,10 @@ import numpy as np
 from ..backend import Array, to_numpy
 from ..ops import geometry
 from ..ops.geometry import Window, channels_first, channels_last
-from .building import Builder, dot, fullest, place
+from .building import Builder, Sections, dot, fullest, place
 from .links import ConvolutionLinks
 from .record import Call
-from .result import Link, Marks, Section, Step
+from .result import Link, Marks, Section, Step, Total
 
 __all__ = ["convolution"]
 
@@ -26,8 +26,8 @@ OPTIONS: dict[str, Any] = {"stride": 1, "padding": 0, "dilation": 1}
 WEIGHT = ("map", "channel", "row", "column")
 
 FORWARD = (
-    "What lies under it there, the window, is multiplied number by number with the kernel and added "
-    "up. With the windows as the rows of a matrix, that is one matrix product."
+    "What lies under it there, the window, is multiplied number by number with the kernel and "
+    "added up. With the windows as the rows of a matrix, that is one matrix product."
 )
 BACKWARD = (
     "Each weight gets the sum over all windows of the number that it met times the gradient there; "
@@ -36,7 +36,7 @@ BACKWARD = (
 )
 
 
-def convolution(call: Call, name: str) -> tuple[Section, Section] | None:
+def convolution(call: Call, name: str) -> Sections | None:
     """The sections of `ops.conv2d`; None for one in groups, which is several products."""
     if call.params.get("groups", 1) != 1:
         return None
@@ -79,7 +79,8 @@ class _Convolution:
         return self.builder.step(
             "columns",
             self.be.reshape(self.windows, shape),
-            f"windows.reshape{shape}: each row a window, each column a tap",
+            f"windows.reshape{shape}",
+            "each row a window, each column a tap",
             axes=("window", "tap"),
             rows=self.rows,
             columns=self.taps,
@@ -90,7 +91,7 @@ class _Convolution:
     def weight_matrix(self) -> Step:
         shape = (self.outputs, len(self.taps))
         matrix = self.be.reshape(self.be.c_copy(self.weight), shape)
-        return self._by_tap("weight_matrix", matrix, f"weight.reshape{shape}: each row a kernel")
+        return self._by_tap("weight_matrix", matrix, f"weight.reshape{shape}", "each row a kernel")
 
     @cached_property
     def product(self) -> Step:
@@ -101,25 +102,26 @@ class _Convolution:
         step, links = self.builder.step, self.links
         plus = "" if self.bias is None else " + bias"
         steps = [
-            step("input", self.input, "", link=self._lifted(links.image)),
-            self._framed("padded", self.padded, f"input {_around(self.window)}"),
+            step("input", self.input, link=self._lifted(links.image)),
+            self._framed("padded", self.padded, "pad(input)", _around(self.window)),
             step(
                 "windows",
                 self.windows,
-                "what lies under the kernel, place by place",
+                note="what lies under the kernel, place by place",
                 kind="windows",
                 axes=("image", "row", "column", "channel", "tap row", "tap column"),
                 link=links.windows,
             ),
             self.columns,
-            step("weight", self.weight, "", axes=WEIGHT, link=links.weight),
+            step("weight", self.weight, axes=WEIGHT, link=links.weight),
             self.weight_matrix,
             self.product,
             None if self.bias is None else self._per_map("bias", self.bias),
             step(
                 "output",
                 self.builder.call.output,
-                f"product{plus}, laid out as maps",
+                f"product{plus}",
+                "laid out as maps",
                 link=self._lifted(links.output),
             ),
         ]
@@ -128,28 +130,35 @@ class _Convolution:
         deep = f" of {self.channels} channels" if self.channels > 1 else ""
         places = self.window.out[0] * self.window.out[1]
         told = f"{kernels}, {kh}x{kw}{deep}, is laid on the image at {places} places. {FORWARD}"
-        return self.builder.section(steps, told, worked=self._worked())
+        total = Total(("product", "output"), ("columns", "weight_matrix"), "bias")
+        return self.builder.section(steps, told, worked=self._worked(), total=total)
 
     def backward(self) -> Section:
         be, call = self.be, self.builder.call
         gy = self._batch(call.gy)
         rows = be.reshape(be.c_copy(be.permute(gy, (0, 2, 3, 1))), (len(self.rows), self.outputs))
-        matrix = self._by_map("gy_matrix", rows, "gy, laid out as product is")
+        matrix = self._by_map("gy_matrix", rows, "gy", "laid out as product is")
         steps = [
-            self.builder.step("gy", call.gy, "", link=self._lifted(self.links.output)),
+            self.builder.step("gy", call.gy, link=self._lifted(self.links.output)),
             matrix,
             *self._weight_steps(matrix.array),
             *self._input_steps(matrix.array),
         ]
-        recalled = (self.columns, self.weight_matrix)
-        return self.builder.section(steps, BACKWARD, backward=True, recalled=recalled)
+        return self.builder.section(
+            steps,
+            BACKWARD,
+            backward=True,
+            recalled=(self.columns, self.weight_matrix),
+            total=Total(("gpadded", "gx"), ("gcolumns",)),
+        )
 
     def _weight_steps(self, gy: Array) -> list[Step | None]:
         gradient, links = self.builder.gradient, self.links
         gb = gradient(
             "gb", 2, "gy_matrix.sum(0)", axes=("map",), columns=self.maps, link=links.bias
         )
-        gw = gradient("gw", 1, "gw_matrix, laid out as weight", axes=WEIGHT, link=links.weight)
+        shape = tuple(self.weight.shape)
+        gw = gradient("gw", 1, f"gw_matrix.reshape{shape}", axes=WEIGHT, link=links.weight)
         if gw is None:
             return [gb]
         matrix = self.be.matmul(gy.T, self.columns.array)
@@ -157,9 +166,9 @@ class _Convolution:
 
     def _input_steps(self, gy: Array) -> list[Step | None]:
         be, window = self.be, self.window
-        fold = "fold(gcolumns): each pixel gets the sum over its copies in the windows"
-        formula = "gpadded without the padding" if window.is_padded else fold
-        gx = self.builder.gradient("gx", 0, formula, link=self._lifted(self.links.image))
+        fold = "fold(gcolumns)", "each pixel gets the sum over its copies in the windows"
+        formula = ("gpadded", "without the padding") if window.is_padded else fold
+        gx = self.builder.gradient("gx", 0, *formula, link=self._lifted(self.links.image))
         if gx is None:
             return []
         columns = be.matmul(gy, self.weight_matrix.array)
@@ -176,28 +185,30 @@ class _Convolution:
                 columns=self.taps,
                 link=self.links.columns,
             ),
-            self._framed("gpadded", channels_first(be, folded), fold),
+            self._framed("gpadded", channels_first(be, folded), *fold),
             gx,
         ]
 
     # Steps that look alike.
 
-    def _by_tap(self, label: str, array: Array, formula: str) -> Step:
+    def _by_tap(self, label: str, array: Array, formula: str, note: str = "") -> Step:
         return self.builder.step(
             label,
             array,
             formula,
+            note,
             axes=("map", "tap"),
             rows=self.maps,
             columns=self.taps,
             link=self.links.weight_matrix,
         )
 
-    def _by_map(self, label: str, array: Array, formula: str) -> Step:
+    def _by_map(self, label: str, array: Array, formula: str, note: str = "") -> Step:
         return self.builder.step(
             label,
             array,
             formula,
+            note,
             axes=("window", "map"),
             rows=self.rows,
             columns=self.maps,
@@ -206,20 +217,18 @@ class _Convolution:
 
     def _per_map(self, label: str, array: Array) -> Step:
         return self.builder.step(
-            label, array, "", axes=("map",), columns=self.maps, link=self.links.bias
+            label, array, axes=("map",), columns=self.maps, link=self.links.bias
         )
 
-    def _framed(self, label: str, array: Array, formula: str) -> Step | None:
+    def _framed(self, label: str, array: Array, formula: str, note: str) -> Step | None:
         if not self.window.is_padded:
             return None
-        inner = (
-            slice(before, before + size)
-            for size, (before, _) in zip(self.window.size, self.window.padding, strict=True)
-        )
+        (top, _), (left, _) = self.window.padding
+        height, width = self.window.size
         outside = np.ones(tuple(array.shape), bool)
-        outside[(..., *inner)] = False
+        outside[..., top : top + height, left : left + width] = False
         marks = Marks("padding", outside)
-        return self.builder.step(label, array, formula, marks=marks, link=self.links.padded)
+        return self.builder.step(label, array, formula, note, marks=marks, link=self.links.padded)
 
     def _batch(self, x: Array) -> Array:
         return x[None, ...] if self.single else x
@@ -242,8 +251,8 @@ class _Convolution:
 def _around(window: Window) -> str:
     (top, bottom), (left, right) = window.padding
     if top == bottom == left == right:
-        return f"with {top} of zeros around it"
-    return f"with zeros around it: {top} above, {left} left, {bottom} below, {right} right"
+        return f"{top} of zeros around it"
+    return f"zeros around it: {top} above, {left} left, {bottom} below, {right} right"
 
 
 def _places(images: int, out: tuple[int, ...]) -> tuple[str, ...]:

@@ -9,16 +9,17 @@ from dataclasses import replace
 from typing import Any
 
 from .. import backend, ops
-from .building import Builder
+from ..backend import Array
+from .building import Builder, Sections, axes_of
 from .convolution import convolution
-from .layers import activation, average_pooling, dropout, flattening, linear, max_pooling
+from .linear import flattening, linear
 from .losses import cross_entropy, squared_error
+from .pointwise import activation, dropout, normalization
+from .pooling import average_pooling, max_pooling
 from .record import Call
 from .result import Section, Step
 
 __all__ = ["sections"]
-
-Sections = tuple[Section, Section]
 
 _EXPANDERS: dict[Callable[..., Any], Callable[[Call, str], Sections | None]] = {
     ops.conv2d: convolution,
@@ -32,6 +33,7 @@ _EXPANDERS: dict[Callable[..., Any], Callable[[Call, str], Sections | None]] = {
     ops.flatten: flattening,
     ops.reshape: flattening,
     ops.linear: linear,
+    ops.batch_norm: normalization,
     ops.cross_entropy: cross_entropy,
     ops.mse_loss: squared_error,
 }
@@ -50,10 +52,9 @@ _SHORT = {
 _PARAMETERS = {"x": "input", "weight": "weight", "bias": "bias"}
 _GRADIENTS = {"x": "gx", "weight": "gw", "bias": "gb"}
 
-_FORMULAS = {
-    "batch_norm": "(input - mean) / sqrt(variance + eps) * weight + bias, for each channel",
-    "softmax": "exp(input) / exp(input).sum()",
-    "log_softmax": "log(softmax(input))",
+_NOTES = {
+    "softmax": "exp(input), divided by its sum",
+    "log_softmax": "the logarithm of the softmax",
     "adaptive_avg_pool2d": "the mean of each part of the image",
     "add": "the sum",
     "sub": "the difference",
@@ -67,10 +68,7 @@ def sections(calls: Sequence[Call]) -> tuple[Section, ...]:
     """All forward sections in the order of the run, then the backward ones from the last."""
     names = _names(calls)
     both = [_expanded(call, name) for call, name in zip(calls, names, strict=True)]
-    outputs = [
-        next(s for s in forward.steps if s.array is call.output and s.label in ("output", "loss"))
-        for call, (forward, _) in zip(calls, both, strict=True)
-    ]
+    outputs = [forward.output for forward, _ in both]
     given = [_with_sources(forward, outputs) for forward, _ in both]
     back = [
         replace(section, steps=_with_gy(section.steps, call, calls, names))
@@ -146,22 +144,26 @@ def _plain(call: Call, name: str) -> tuple[Section, Section | None]:
     kind = str(getattr(call.op, "__name__", "operation"))
     names = _inputs(call)
     given = [
-        builder.step(_PARAMETERS.get(label, label), x, "")
+        builder.step(_PARAMETERS.get(label, label), x, axes=_axes(label, x))
         for label, x in zip(names, call.inputs, strict=True)
         if _is_array(x)
     ]
-    output = builder.step("output", call.output, _FORMULAS.get(kind, f"{kind}(…)"))
+    output = builder.step("output", call.output, note=_NOTES.get(kind, f"what {kind} returns"))
     forward = builder.section(
         [*given, output], "This operation is shown with what goes in and what comes out."
     )
     if call.gy is None:
         return forward, None
-    steps: list[Step | None] = [builder.step("gy", call.gy, "")]
+    steps: list[Step | None] = [builder.step("gy", call.gy)]
     for i, label in enumerate(names[: len(call.gradients)]):
-        formula = f"the gradient with respect to {_PARAMETERS.get(label, label)}"
-        steps.append(builder.gradient(_gradient_name(call, i), i, formula))
+        note = f"with respect to {_PARAMETERS.get(label, label)}"
+        steps.append(builder.gradient(_gradient_name(call, i), i, note=note))
     text = "This operation is shown with the gradients that come in and go out."
     return forward, builder.section(steps, text, backward=True)
+
+
+def _axes(label: str, x: Array) -> tuple[str, ...]:
+    return ("map", *axes_of(x)[1:]) if label == "weight" and x.ndim == 4 else axes_of(x)
 
 
 def _gradient_name(call: Call, place: int) -> str:

@@ -101,9 +101,7 @@ class ConvolutionLinks:
         window = self.window
         pixel = [
             i * stride + t * dilation
-            for i, stride, t, dilation in zip(
-                out, window.stride, tap, window.dilation, strict=True
-            )
+            for i, stride, t, dilation in zip(out, window.stride, tap, window.dilation, strict=True)
         ]
         x, t = self._pixel(n, c, pixel), self._tap(c, tap)
         return f"r{self._place(n, out)} {x} c{t}", f"{x} t{t}"

@@ -6,13 +6,11 @@ from typing import Any
 
 from .. import ops
 from ..backend import Array, Backend, of, to_numpy
-from .building import Builder, flat_link, short
+from .building import Builder, Sections, flat_link, short
 from .record import Call
 from .result import Section, Step
 
 __all__ = ["cross_entropy", "squared_error"]
-
-Sections = tuple[Section, Section]
 
 
 def cross_entropy(call: Call, name: str) -> Sections | None:
@@ -40,14 +38,15 @@ class _CrossEntropy:
         self.probabilities = self._by_class(
             "probabilities",
             ops.softmax(self.logits, dim=1)[0],
-            "exp / total: the softmax of the logits",
+            "exp / total",
+            "the softmax of the logits",
         )
         hits = ops.one_hot(labels, self.classes)
         self.one_hot = self._by_class(
-            "one_hot", self.be.xp.astype(hits, self.logits.dtype), "1 at the label, else 0"
+            "one_hot", self.be.xp.astype(hits, self.logits.dtype), note="1 at the label, else 0"
         )
         each, *_ = ops.cross_entropy(self.logits, labels, reduction="none")
-        self.each = self._by_image("losses", each, "-log(probabilities at the label)")
+        self.each = self._by_image("losses", each, "-log(probabilities)", "at the label")
 
     def sections(self) -> Sections:
         """Forward and backward."""
@@ -57,15 +56,16 @@ class _CrossEntropy:
         combined = {"mean": "losses.mean()", "sum": "losses.sum()"}.get(self.reduction, "losses")
         forward = self.builder.section(
             [
-                by_class("logits", self.logits, ""),
+                by_class("logits", self.logits),
                 by_class(
                     "exp",
                     exp,
-                    "exp(logits - the largest of the image): all positive, none too large",
+                    "exp(logits - logits.max(1))",
+                    "all positive, none above 1",
                 ),
                 self._by_image("total", be.reshape(be.sum(exp, 1), (-1,)), "exp.sum(1)"),
                 self.probabilities,
-                self._by_image("labels", self.labels, ""),
+                self._by_image("labels", self.labels),
                 self.one_hot,
                 self.each,
                 self.builder.step("loss", self.call.output, combined),
@@ -83,7 +83,7 @@ class _CrossEntropy:
             formula = f"({formula}) / {self.images}"
         gx = self.builder.gradient("gx", 0, formula, axes=_IMAGE_CLASS, **self._labelled())
         return self.builder.section(
-            [self.builder.step("gy", self.call.gy, "1: the loss with respect to itself"), gx],
+            [self.builder.step("gy", self.call.gy, note="of the loss with respect to itself"), gx],
             "The gradient of the logits is short: by how much each probability is too large. The "
             "label's is negative, its logit should grow; the others' are positive. "
             + ("The mean divides by the number of images." if self.reduction == "mean" else ""),
@@ -98,12 +98,12 @@ class _CrossEntropy:
             "link": self.link,
         }
 
-    def _by_class(self, label: str, array: Array, formula: str) -> Step:
-        return self.builder.step(label, array, formula, axes=_IMAGE_CLASS, **self._labelled())
+    def _by_class(self, label: str, array: Array, formula: str = "", note: str = "") -> Step:
+        return self.builder.step(label, array, formula, note, axes=_IMAGE_CLASS, **self._labelled())
 
-    def _by_image(self, label: str, array: Array, formula: str) -> Step:
+    def _by_image(self, label: str, array: Array, formula: str = "", note: str = "") -> Step:
         names = [f"image {n}" for n in range(self.images)]
-        return self.builder.step(label, array, formula, axes=("image",), columns=names)
+        return self.builder.step(label, array, formula, note, axes=("image",), columns=names)
 
     def _worked(self) -> str:
         p, labels = self.probabilities.numpy(), to_numpy(self.labels)
@@ -136,8 +136,8 @@ def squared_error(call: Call, name: str) -> Sections:
     count = f" / {x.size}" if mean else ""
     forward = builder.section(
         [
-            builder.step("input", x, "", link=link),
-            builder.step("target", target, "", link=link),
+            builder.step("input", x, link=link),
+            builder.step("target", target, link=link),
             difference,
             builder.step("squares", squares, "difference ** 2", link=link),
             builder.step("loss", call.output, f"squares.{'mean' if mean else 'sum'}()"),
@@ -147,7 +147,7 @@ def squared_error(call: Call, name: str) -> Sections:
     )
     backward = builder.section(
         [
-            builder.step("gy", call.gy, "1: the loss with respect to itself"),
+            builder.step("gy", call.gy, note="of the loss with respect to itself"),
             builder.gradient("gx", 0, f"2 * difference{count}", link=link),
         ],
         "The gradient pulls each number toward its target, the harder the farther it is.",

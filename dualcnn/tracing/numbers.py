@@ -10,6 +10,7 @@ import numpy as np
 
 __all__ = ["Digits", "digits_of"]
 
+
 @dataclass(frozen=True)
 class Digits:
     """Places after the point, once all numbers were divided by `10 ** exponent`."""

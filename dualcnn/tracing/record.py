@@ -76,17 +76,13 @@ def record(model: Module, x: Any, y: Any, loss: Loss) -> Recording:
     target = _own(y)
     run = Recording(copy.deepcopy(model))
     state = random.get_state()
-    handles = [
-        layer.register_forward_hook(_owner(path, run.calls))
-        for path, layer in run.model.named_modules()
-        if not layer._own_modules()
-    ]
+    for path, layer in run.model.named_modules():
+        if not layer._own_modules():
+            layer.register_forward_hook(_owner(path, run.calls))
     try:
         value = _run(run, image, target, loss)
     finally:
         random.set_state(state)
-        for handle in handles:
-            handle.remove()
     run.loss = value.item()
     run.gradients = {
         name: param.grad for name, param in run.model.named_parameters() if param.grad is not None

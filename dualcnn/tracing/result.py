@@ -11,7 +11,7 @@ from typing import Any
 from .. import backend
 from ..backend import Array
 
-__all__ = ["LIMIT", "Link", "Marks", "Section", "Step", "Trace"]
+__all__ = ["LIMIT", "Link", "Marks", "Section", "Step", "Total", "Trace"]
 
 LIMIT = 400
 """How many numbers of a step are written out, unless another limit is given."""
@@ -33,15 +33,16 @@ class Marks:
 class Step:
     """One array of the pass: its name, its kind, its values, and how they came about.
 
-    kind: "images", "matrix", "vector", "number" or "windows". axes: a name for each axis.
-    formula: in the names of other steps of the layer, mostly as code. rows, columns: labels of the
-    last two axes. `array` lies on the backend of the run.
+    kind: "images", "matrix", "vector", "number" or "windows". formula: as code, in the names of
+    other steps; note: in words. Either may be missing. axes: a name for each axis. rows, columns:
+    labels of the places of the last two. `array` lies on the backend of the run.
     """
 
     name: str
     kind: str
     array: Array
     formula: str
+    note: str
     axes: tuple[str, ...]
     rows: tuple[str, ...] | None = None
     columns: tuple[str, ...] | None = None
@@ -63,7 +64,20 @@ class Step:
         return backend.to_numpy(self.array)
 
     def __repr__(self) -> str:
-        return f"<Step {self.name} {self.shape}: {self.formula}>"
+        return f"<Step {self.name} {self.shape}: {self.formula or self.note}>"
+
+
+@dataclass(frozen=True)
+class Total:
+    """How the numbers of some steps come about from those that are lit up beside them.
+
+    of: the labels of those steps. terms: the labels of one step to add up, or of two whose numbers
+    are multiplied first. plus: the label of a step to add.
+    """
+
+    of: tuple[str, ...]
+    terms: tuple[str, ...]
+    plus: str = ""
 
 
 @dataclass(frozen=True)
@@ -71,7 +85,8 @@ class Section:
     """A layer on the way forward, or on the way back.
 
     text: what happens, in words. worked: one of the numbers, worked out. recalled: steps of the
-    forward pass that the backward pass needs again.
+    forward pass that the backward pass needs again. total: what the page adds up for a number under
+    the pointer, or nothing.
     """
 
     name: str
@@ -81,6 +96,12 @@ class Section:
     steps: tuple[Step, ...]
     worked: str = ""
     recalled: tuple[Step, ...] = ()
+    total: Total | None = None
+
+    @property
+    def output(self) -> Step:
+        """What a forward section hands on."""
+        return next(step for step in self.steps if step.label in ("output", "loss"))
 
 
 @dataclass(frozen=True, repr=False)
@@ -121,6 +142,11 @@ class Trace:
 
     def __len__(self) -> int:
         return len(self.steps)
+
+    def chain(self) -> str:
+        """The layers in order with the shapes that they hand on: "conv (1, 2, 4, 4) -> relu …"."""
+        forward = (section for section in self.sections if not section.backward)
+        return " -> ".join(f"{s.name} {s.output.shape or ''}".strip() for s in forward)
 
     def text(self, limit: int = LIMIT, width: int = 100) -> str:
         """All steps as text, at most `limit` numbers of each, lines of at most `width` characters.

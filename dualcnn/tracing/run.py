@@ -16,9 +16,9 @@ __all__ = ["trace"]
 def trace(model: Module, x: Any, y: Any, loss: Loss = F.cross_entropy) -> Trace:
     """Every intermediate of one forward and backward pass, named, with its formula and numbers.
 
-    x: the input of `model`, floating point, such as images `(N, C, H, W)`; y: what `loss(output, y)`
-    takes, by default a label for each image. The loss is a Tensor of one number; with an MLP's
-    `F.mse_loss`, y has the shape of the output.
+    x: the input of `model`, floating point, such as images `(N, C, H, W)`. y: what
+    `loss(output, y)` takes: a label for each image by default, numbers in the shape of the output
+    for `F.mse_loss`. The loss is one number.
 
     Convolutions, activations, dropout, max and average pooling, flatten, linear layers, cross
     entropy and squared error are taken apart; other operations are shown with inputs, output and

@@ -70,7 +70,7 @@ class Sheet:
     def grids(self) -> list[Grid]:
         """The grids that are shown."""
         leads = islice(product(*map(range, self.lead)), self.shown)
-        return [Grid(self._caption(lead), lead, self.rows, self.columns) for lead in leads]
+        return [Grid(self.caption(lead), lead, self.rows, self.columns) for lead in leads]
 
     def cells(self, grid: Grid) -> Iterator[list[Cell]]:
         """The rows of a grid."""
@@ -114,8 +114,8 @@ class Sheet:
         marked = marks is not None and bool(marks.where[index])
         return Cell(index, value, self.digits.write(value), marked)
 
-    def _caption(self, lead: tuple[int, ...]) -> str:
-        """Where the grid is, by the axes that have more than one place."""
+    def caption(self, lead: tuple[int, ...]) -> str:
+        """Where a grid is, by the axes that have more than one place."""
         named = zip(self.step.axes, lead, self.lead, strict=False)
         if self.step.kind == "windows":
             n, i, j, c = lead

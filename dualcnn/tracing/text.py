@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from .result import Section, Step, Trace
 from .tables import Grid, Sheet
 
-__all__ = ["text"]
+__all__ = ["GRADIENTS", "text"]
 
 GAP = "   "
 INDENT = "    "
@@ -25,7 +25,7 @@ def text(trace: Trace, limit: int, width: int) -> str:
     mode = "training" if trace.training else "evaluation"
     blocks = [
         f"{trace.model} in {mode} mode, loss {trace.loss:.4g}",
-        "\n".join(textwrap.wrap(chain(trace), width, break_long_words=False)),
+        "\n".join(textwrap.wrap(trace.chain(), width, break_long_words=False)),
         _heading("Forward"),
         *(_section(s, names, limit, width) for s in trace.sections if not s.backward),
         _heading("Backward"),
@@ -33,20 +33,6 @@ def text(trace: Trace, limit: int, width: int) -> str:
         *(_section(s, names, limit, width) for s in trace.sections if s.backward),
     ]
     return "\n\n".join(blocks)
-
-
-def chain(trace: Trace) -> str:
-    """The layers with the shapes between them: "(1, 1, 6, 6) -> conv -> (1, 2, 4, 4)"."""
-    parts = []
-    for section in trace.sections:
-        if section.backward or not section.steps:
-            continue
-        parts.append(section.name)
-        shape = section.steps[-1].shape if section.name != "loss" else ()
-        output = [s for s in section.steps if s.label in ("output", "loss")]
-        shape = output[-1].shape if output else shape
-        parts.append(str(shape) if shape else "loss")
-    return " -> ".join(parts)
 
 
 def _heading(title: str) -> str:
@@ -81,7 +67,7 @@ def _step(step: Step, limit: int, width: int) -> str:
     room = width - len(INDENT)
     sheet = _sheet(step, limit, room)
     head = f"{step.name} {step.shape}" + (f" = {step.formula}" if step.formula else "")
-    notes = [sheet.digits.scale, sheet.note]
+    notes = [step.note, sheet.digits.scale, sheet.note]
     if step.marks is not None:
         sign = PADDING if step.marks.meaning == "padding" else WINNER
         notes.append(f"{sign} {step.marks.meaning}")
@@ -146,9 +132,8 @@ def _run(sheet: Sheet, room: int) -> list[str]:
     most = max(1, (room + 2) // (width + 2))
     lines = []
     for start in range(0, len(cells), most):
-        for row in (heads[start : start + most], cells[start : start + most]):
-            if row:
-                lines.append(INDENT + "  ".join(f"{cell:>{width}}" for cell in row))
+        rows = (heads[start : start + most], cells[start : start + most])
+        lines += [INDENT + "  ".join(f"{cell:>{width}}" for cell in row) for row in rows if row]
     return lines
 
 
