@@ -60,6 +60,7 @@ class Builder:
         columns: Sequence[str] | None = None,
         marks: Marks | None = None,
         link: Link | None = None,
+        around: int = 0,
     ) -> Step:
         """A step; kind and axes follow from the number of axes unless they are given."""
         return Step(
@@ -73,6 +74,7 @@ class Builder:
             None if columns is None else tuple(columns),
             marks,
             link,
+            around,
         )
 
     def section(

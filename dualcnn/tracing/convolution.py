@@ -64,6 +64,9 @@ class _Convolution:
         self.rows = _places(self.images, self.window.out)
         self.taps = _taps(self.channels, self.window.kernel)
         self.maps = tuple(f"map {o}" for o in range(self.outputs))
+        oh, ow = self.window.out
+        # The corner of an image is often empty.
+        self.middle = oh // 2 * ow + ow // 2
 
     @cached_property
     def windows(self) -> Array:
@@ -85,6 +88,7 @@ class _Convolution:
             rows=self.rows,
             columns=self.taps,
             link=self.links.columns,
+            around=self.middle,
         )
 
     @cached_property
@@ -104,6 +108,8 @@ class _Convolution:
         steps = [
             step("input", self.input, link=self._lifted(links.image)),
             self._framed("padded", self.padded, "pad(input)", _around(self.window)),
+            step("weight", self.weight, axes=WEIGHT, link=links.weight),
+            self.weight_matrix,
             step(
                 "windows",
                 self.windows,
@@ -111,10 +117,9 @@ class _Convolution:
                 kind="windows",
                 axes=("image", "row", "column", "channel", "tap row", "tap column"),
                 link=links.windows,
+                around=self.middle * self.channels,
             ),
             self.columns,
-            step("weight", self.weight, axes=WEIGHT, link=links.weight),
-            self.weight_matrix,
             self.product,
             None if self.bias is None else self._per_map("bias", self.bias),
             step(
@@ -184,6 +189,7 @@ class _Convolution:
                 rows=self.rows,
                 columns=self.taps,
                 link=self.links.columns,
+                around=self.middle,
             ),
             self._framed("gpadded", channels_first(be, folded), *fold),
             gx,
@@ -213,6 +219,7 @@ class _Convolution:
             rows=self.rows,
             columns=self.maps,
             link=self.links.product,
+            around=self.middle,
         )
 
     def _per_map(self, label: str, array: Array) -> Step:

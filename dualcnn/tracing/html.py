@@ -124,8 +124,10 @@ def _figure(step: Step, limit: int) -> str:
         sign = "hatched" if step.marks.meaning == "padding" else "framed"
         notes.append(f"{sign}: {step.marks.meaning}")
     said = "; ".join(escape(note) for note in notes if note)
+    grids = sheet.grids()
+    widest = max(len(c.text) for grid in grids for row in sheet.cells(grid) for c in row)
     parts = [
-        f'<figure data-step="{escape(step.label)}">',
+        f'<figure data-step="{escape(step.label)}" style="--digits:{widest}">',
         f'<figcaption><b title="{escape(step.name)}">{escape(step.label)}</b> '
         f'<code class="shape">{step.shape}</code>{formula}'
         + (f'<span class="note">{said}</span>' if said else "")
@@ -133,7 +135,7 @@ def _figure(step: Step, limit: int) -> str:
     ]
     if sheet.cut and step.kind == "images":
         parts.append(_pictures(sheet, largest))
-    tables = "".join(_table(sheet, grid, largest) for grid in sheet.grids())
+    tables = "".join(_table(sheet, grid, largest) for grid in grids)
     parts.append(f'<div class="grids">{tables}</div>')
     parts.append("</figure>")
     return "\n".join(parts)

@@ -35,7 +35,8 @@ class Step:
 
     kind: "images", "matrix", "vector", "number" or "windows". formula: as code, in the names of
     other steps; note: in words. Either may be missing. axes: a name for each axis. rows, columns:
-    labels of the places of the last two. `array` lies on the backend of the run.
+    labels of the places of the last two. around: the row of a matrix, or the table of windows,
+    that is shown with its neighbours where all would be too much. `array` is on the run's backend.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Step:
     columns: tuple[str, ...] | None = None
     marks: Marks | None = None
     link: Link | None = None
+    around: int = 0
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -48,28 +48,28 @@ class Sheet:
         self.digits: Digits = digits_of(self.values)
         shape = (1,) * max(0, 2 - self.values.ndim) + self.values.shape
         self.lead, (self.height, self.width) = shape[:-2], shape[-2:]
-        self.columns = self._part(self.width, min(limit, widest or limit))
-        self.rows = self._part(self.height, max(1, limit // max(1, len(self.columns))))
-        if step.kind == "images" and widest is None:
-            # A square from the middle says more of an image than its upper rows.
-            side = math.isqrt(limit)
-            if self.height * self.width > limit:
-                self.rows = self._part(self.height, max(side, limit // self.width))
-                self.columns = self._part(self.width, max(1, limit // len(self.rows)))
-        each = max(1, len(self.rows) * len(self.columns))
         self.count = math.prod(self.lead)
-        self.shown = min(self.count, max(1, limit // each))
-
-    def _part(self, size: int, most: int) -> range:
-        """The places of an axis that are shown: of an image the middle, else the first."""
-        if size <= most:
-            return range(size)
-        start = (size - most) // 2 if self.step.kind == "images" else 0
-        return range(start, start + most)
+        most = min(limit, widest or limit)
+        whole = self.height * self.width <= limit and self.width <= most
+        if step.kind == "images" and not whole:
+            # About a square, from the middle.
+            most = min(most, max(math.isqrt(limit), limit // self.height))
+            self.columns = _near(self.width, most, self.width // 2)
+            self.rows = _near(self.height, limit // len(self.columns), self.height // 2)
+        else:
+            self.columns = _near(self.width, most, 0)
+            most = limit // max(1, len(self.columns))
+            if self.height > most:
+                most = min(most, math.isqrt(limit))
+            around = 0 if step.kind == "windows" else step.around
+            self.rows = _near(self.height, most, around)
+        each = max(1, len(self.rows) * len(self.columns))
+        around = step.around if step.kind == "windows" else 0
+        self.tables = _near(self.count, limit // each, around)
 
     def grids(self) -> list[Grid]:
         """The grids that are shown."""
-        leads = islice(product(*map(range, self.lead)), self.shown)
+        leads = islice(product(*map(range, self.lead)), self.tables.start, self.tables.stop)
         return [Grid(self.caption(lead), lead, self.rows, self.columns) for lead in leads]
 
     def cells(self, grid: Grid) -> Iterator[list[Cell]]:
@@ -96,14 +96,16 @@ class Sheet:
     def note(self) -> str:
         """What of the step is shown, if not all."""
         parts = []
-        if self.shown < self.count:
-            parts.append(f"the first {self.shown} of {self.count} tables")
         for name, part, size in (
-            ("rows", self.rows, self.height),
-            ("columns", self.columns, self.width),
+            ("table", self.tables, self.count),
+            ("row", self.rows, self.height),
+            ("column", self.columns, self.width),
         ):
             if len(part) < size:
-                parts.append(f"{name} {part.start} to {part.stop - 1} of {size}")
+                which = f"{name} {part.start}"
+                if len(part) > 1:
+                    which = f"{name}s {part.start} to {part.stop - 1}"
+                parts.append(f"{which} of {size}")
         return f"shown: {', '.join(parts)}" if parts else ""
 
     def _cell(self, lead: tuple[int, ...], row: int, column: int) -> Cell:
@@ -123,3 +125,10 @@ class Sheet:
             parts.append(f"{i},{j}")
             return ", ".join([*parts, *([f"channel {c}"] if self.lead[3] > 1 else [])])
         return ", ".join(f"{name} {i}" for name, i, size in named if size > 1)
+
+
+def _near(size: int, most: int, around: int) -> range:
+    """At most so many places of an axis, at least one: those around one of them."""
+    most = min(size, max(1, most))
+    start = max(0, min(around - most // 2, size - most))
+    return range(start, start + most)
