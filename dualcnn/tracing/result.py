@@ -150,7 +150,7 @@ class Trace:
         forward = (section for section in self.sections if not section.backward)
         return " -> ".join(f"{s.name} {s.output.shape or ''}".strip() for s in forward)
 
-    def text(self, limit: int = LIMIT, width: int = 100) -> str:
+    def text(self, limit: int = LIMIT, width: int = 120) -> str:
         """All steps as text, at most `limit` numbers of each, lines of at most `width` characters.
 
         A table that is cut says so.

@@ -40,8 +40,8 @@ def _heading(title: str) -> str:
 
 
 def _section(section: Section, names: set[str], limit: int, width: int) -> str:
-    title = f"{section.name}: {section.title}"
-    head = [title, "-" * min(len(title), width), *textwrap.wrap(section.text, width)]
+    title = _wrapped(f"{section.name}: {section.title}", width)
+    head = [*title, "-" * max(map(len, title)), *textwrap.wrap(section.text, width)]
     blocks = ["\n".join(head)]
     # Numbers that another step has are not written twice, unless they are marked here.
     blocks += [
@@ -81,13 +81,16 @@ def _step(step: Step, limit: int, width: int) -> str:
 
 def _sheet(step: Step, limit: int, room: int) -> Sheet:
     """The step cut so that a row of numbers fits into the line."""
-    whole = Sheet(step, limit)
+    sheet = Sheet(step, limit)
     if len(step.shape) < 2:
-        return whole
-    name = max((len(n) for n in whole.row_names()), default=0)
-    each = _cell_width(whole) + 2
-    most = max(1, (room - name) // each)
-    return whole if len(whole.columns) <= most else Sheet(step, limit, most)
+        return sheet
+    # With fewer columns come other rows, perhaps with longer numbers and names.
+    while True:
+        name = max((len(n) + 2 for n in sheet.row_names()), default=0)
+        most = max(1, (room - name + 2) // (_cell_width(sheet) + 2))
+        if len(sheet.columns) <= most:
+            return sheet
+        sheet = Sheet(step, limit, most)
 
 
 def _written(sheet: Sheet, grid: Grid) -> list[list[str]]:
