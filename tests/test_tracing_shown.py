@@ -160,7 +160,7 @@ def test_no_more_numbers_than_the_limit(wide, limit):
 
 
 def test_a_cut_table_says_so(wide):
-    text = wide.text()
+    text = wide.text(width=100)
     unwrapped = text.replace("\n    ", " ")
     assert re.search(
         r"^conv\.columns \(2048, 18\) = windows\.reshape\(2048, 18\)  \(each row a window, each "
@@ -326,6 +326,40 @@ def test_the_page_marks_padding_and_maxima(example):
     assert sum("pad" in cell.get("class", "").split() for cell in cells) == 32
     # 4 maxima, in `input` and in `gx`.
     assert sum("win" in cell.get("class", "").split() for cell in cells) == 8
+
+
+def test_the_page_adds_up_only_what_is_shown_whole(example, wide):
+    _, _, text = example
+    figures = Page(text).all("figure")
+    assert {figure["data-cut"] for figure in figures} == {""}
+    conv = re.search(r'<section id="f-conv".*?</section>', wide.html(limit=100), re.DOTALL)[0]
+    cuts = {f["data-step"]: f["data-cut"] for f in Page(conv).all("figure")}
+    assert cuts["columns"] == "rows"
+    assert cuts["product"] == "rows"
+    assert cuts["weight_matrix"] == "rows"
+    assert cuts["windows"] == cuts["weight"] == "tables"
+    assert cuts["output"] == "tables rows columns"
+
+
+def test_a_layer_without_a_gradient_has_no_way_back(be):
+    class Net(nn.Module):
+        def forward(self, x):
+            halves = F.relu(x.detach())
+            return x * halves
+
+    t = dualcnn.trace(Net(), be.asarray(np.ones((1, 2)), "float32"), [0])
+    assert [s.name for s in t.sections] == ["relu", "mul", "loss", "loss", "mul"]
+    page = Page(t.html())
+    ids = {attrs["id"] for _, attrs in page.tags if "id" in attrs}
+    assert {a["href"][1:] for a in page.all("a")} <= ids
+    assert "relu.output (1, 2)" in t.text()
+
+
+def test_a_notebook_shows_the_page_in_a_frame(example):
+    _, t, page = example
+    ((frame, attributes),) = Page(t._repr_html_()).tags
+    assert frame == "iframe"
+    assert attributes["srcdoc"] == page
 
 
 def test_the_page_escapes_what_it_shows(be):

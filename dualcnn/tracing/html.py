@@ -37,6 +37,7 @@ def page(trace: Trace, limit: int) -> str:
     title = escape(f"Trace of {trace.model}")
     forward = [s for s in trace.sections if not s.backward]
     backward = [s for s in trace.sections if s.backward]
+    both_ways = {s.name for s in forward} & {s.name for s in backward}
     mode = "training" if trace.training else "evaluation"
     return f"""<!DOCTYPE html>
 <html lang="en">
@@ -56,10 +57,10 @@ def page(trace: Trace, limit: int) -> str:
 </header>
 <main>
 <h2 id="forward">Forward</h2>
-{_sections(forward, limit)}
+{_sections(forward, both_ways, limit)}
 <h2 id="backward">Backward</h2>
 <p>{escape(GRADIENTS)}</p>
-{_sections(backward, limit)}
+{_sections(backward, both_ways, limit)}
 </main>
 <output class="readout" aria-live="polite"></output>
 <script>
@@ -80,11 +81,11 @@ def _chain(forward: list[Section]) -> str:
     return f'<nav aria-label="Layers"><ol class="chain">\n{layers}\n</ol></nav>'
 
 
-def _sections(sections: list[Section], limit: int) -> str:
-    return "\n".join(_section(section, limit) for section in sections)
+def _sections(sections: list[Section], both_ways: set[str], limit: int) -> str:
+    return "\n".join(_section(section, both_ways, limit) for section in sections)
 
 
-def _section(section: Section, limit: int) -> str:
+def _section(section: Section, both_ways: set[str], limit: int) -> str:
     here, there = ("b", "f") if section.backward else ("f", "b")
     name = escape(section.name)
     way = "back through " if section.backward else ""
@@ -103,7 +104,8 @@ def _section(section: Section, limit: int) -> str:
     if section.worked:
         worked = escape(section.worked)
         parts.append(f'<p class="worked"><b>Worked out:</b>\n<code>{worked}</code></p>')
-    parts.append(f'<p class="jump"><a href="#{there}-{name}">{name} {other}</a></p>')
+    if section.name in both_ways:
+        parts.append(f'<p class="jump"><a href="#{there}-{name}">{name} {other}</a></p>')
     parts.append("</section>")
     return "\n".join(parts)
 
@@ -127,13 +129,14 @@ def _figure(step: Step, limit: int) -> str:
     grids = sheet.grids()
     widest = max(len(c.text) for grid in grids for row in sheet.cells(grid) for c in row)
     parts = [
-        f'<figure data-step="{escape(step.label)}" style="--digits:{widest}">',
+        f'<figure data-step="{escape(step.label)}" data-cut="{" ".join(sheet.cut)}" '
+        f'style="--digits:{widest}">',
         f'<figcaption><b title="{escape(step.name)}">{escape(step.label)}</b> '
         f'<code class="shape">{step.shape}</code>{formula}'
         + (f'<span class="note">{said}</span>' if said else "")
         + "</figcaption>",
     ]
-    if sheet.cut and step.kind == "images":
+    if step.kind == "images" and sheet.cropped:
         parts.append(_pictures(sheet, largest))
     tables = "".join(_table(sheet, grid, largest) for grid in grids)
     parts.append(f'<div class="grids">{tables}</div>')
@@ -164,7 +167,7 @@ def _pictures(sheet: Sheet, largest: float) -> str:
 def _table(sheet: Sheet, grid: Grid, largest: float) -> str:
     step = sheet.step
     rows, heads = sheet.row_names(), sheet.column_names()
-    if sheet.cut and not rows and not heads:
+    if step.kind == "images" and sheet.cropped:
         rows, heads = [str(i) for i in grid.rows], [str(i) for i in grid.columns]
     focus = ' tabindex="0"' if step.link is not None else ""
     caption = escape(grid.caption)

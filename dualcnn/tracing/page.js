@@ -29,6 +29,11 @@
     const bracket = (text) => (text.startsWith("−") ? `(${text})` : text);
     const [left, right] = words(section, "terms").map(lit);
     if (!left.length || (right && right.length !== left.length)) return start;
+    // Part of a sum is no sum.
+    for (const step of words(section, "terms")) {
+      const cut = section.querySelector(`figure[data-step="${step}"]`).dataset.cut;
+      if (right ? cut.includes("columns") : cut) return start;
+    }
     const terms = left.map((text, i) => (right ? `${bracket(text)}·${bracket(right[i])}` : bracket(text)));
     const plus = figure.dataset.step === "product" ? [] : lit(section.dataset.plus).map(bracket);
     return `${figure.dataset.step} = ${[...terms, ...plus].join(" + ")} = ${cell.textContent}`;

@@ -88,19 +88,27 @@ class Sheet:
         return [] if names is None else [names[i] for i in self.columns]
 
     @property
-    def cut(self) -> bool:
-        """Whether a grid is not shown whole."""
-        return len(self.rows) < self.height or len(self.columns) < self.width
+    def cut(self) -> list[str]:
+        """What is not shown whole, of "tables", "rows" and "columns"."""
+        return [f"{name}s" for name, part, size in self._parts() if len(part) < size]
+
+    @property
+    def cropped(self) -> bool:
+        """Whether the grids that are shown are not shown whole."""
+        return self.cut not in ([], ["tables"])
+
+    def _parts(self) -> tuple[tuple[str, range, int], ...]:
+        return (
+            ("table", self.tables, self.count),
+            ("row", self.rows, self.height),
+            ("column", self.columns, self.width),
+        )
 
     @property
     def note(self) -> str:
         """What of the step is shown, if not all."""
         parts = []
-        for name, part, size in (
-            ("table", self.tables, self.count),
-            ("row", self.rows, self.height),
-            ("column", self.columns, self.width),
-        ):
+        for name, part, size in self._parts():
             if len(part) < size:
                 which = f"{name} {part.start}"
                 if len(part) > 1:
