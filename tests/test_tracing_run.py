@@ -356,6 +356,22 @@ def test_names_are_those_of_the_layers_or_of_what_was_called(be):
     assert t.chain().startswith("first (1, 2, 2, 2) -> relu1 (1, 2, 2, 2) -> block.conv")
 
 
+def test_a_layer_that_only_hands_on_is_given_no_operation(be):
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.dropout = nn.Dropout(0.5)
+
+        def forward(self, x):
+            return self.dropout(F.relu(x))
+
+    t = dualcnn.trace(Net().eval(), images(be, 2, 3), [0, 1])
+    assert [s.name for s in t.sections if not s.backward] == ["relu", "loss"]
+    t = dualcnn.trace(Net(), images(be, 2, 3), [0, 1])
+    assert [s.name for s in t.sections if not s.backward] == ["relu", "dropout", "loss"]
+    assert t.sections[1].title == "Dropout(p=0.5), model.dropout"
+
+
 def test_a_layer_that_is_used_twice_is_numbered(be):
     class Twice(nn.Module):
         def __init__(self):

@@ -127,12 +127,18 @@ def _noted(call: Call, vjp: Any) -> Any:
     return noted
 
 
+def _arrays(values: Sequence[Any]) -> set[int]:
+    """The arrays of the Tensors among some values, by identity."""
+    return {id(value.data) for value in values if isinstance(value, Tensor)}
+
+
 def _owner(path: str, calls: list[Call]) -> Any:
     """A hook that gives the operation of a layer's output to the layer."""
 
     def hook(layer: Module, inputs: tuple[Any, ...], output: Any) -> None:
         outputs = output if isinstance(output, (tuple, list)) else (output,)
-        arrays = {id(o.data) for o in outputs if isinstance(o, Tensor)}
+        # What a layer only hands on, as dropout does in evaluation, another operation made.
+        arrays = _arrays(outputs) - _arrays(inputs)
         for call in reversed(calls):
             if call.layer is None and id(call.output) in arrays:
                 call.path, call.layer = path, layer
