@@ -19,7 +19,7 @@ from . import backend
 from .backend import Array, Backend
 from .operators import Operators
 
-__all__ = ["Tensor", "Watcher", "apply", "is_grad_enabled", "no_grad", "watch"]
+__all__ = ["Tensor", "apply", "enable_grad", "is_grad_enabled", "no_grad", "watch"]
 
 Watcher = Callable[[Callable[..., Any], list[Any], dict[str, Any], Array, Any], Any]
 """`watcher(op, arrays, params, y, vjp)`; what it returns takes the place of the `vjp`."""
@@ -39,14 +39,23 @@ def no_grad() -> Iterator[None]:
 
 
 @contextmanager
+def enable_grad() -> Iterator[None]:
+    """Record within the block, or within the function that it decorates, also inside `no_grad`."""
+    token = _recording.set(True)
+    try:
+        yield
+    finally:
+        _recording.reset(token)
+
+
+@contextmanager
 def watch(watcher: Watcher) -> Iterator[None]:
-    """Show each operation within the block to `watcher`; everything is recorded, as by default."""
-    recording, token = _recording.set(True), _watcher.set(watcher)
+    """Show each operation within the block to `watcher`."""
+    token = _watcher.set(watcher)
     try:
         yield
     finally:
         _watcher.reset(token)
-        _recording.reset(recording)
 
 
 def is_grad_enabled() -> bool:

@@ -141,8 +141,7 @@ def test_watch_sees_each_operation_and_may_replace_its_vjp(be):
     x = leaf(be, [1.0, -2.0])
     with pytest.raises(ZeroDivisionError), dualcnn.autograd.watch(watcher):
         raise ZeroDivisionError
-    with dualcnn.no_grad(), dualcnn.autograd.watch(watcher):
-        assert dualcnn.is_grad_enabled()
+    with dualcnn.autograd.watch(watcher):
         y = functional.leaky_relu(x, 0.5)
     functional.relu(y).sum().backward()
     ((op, arrays, params, values),) = seen
@@ -151,6 +150,21 @@ def test_watch_sees_each_operation_and_may_replace_its_vjp(be):
     assert params["negative_slope"] == 0.5
     assert values == [1, -1]
     assert grad(x) == [10, 0]
+
+
+def test_enable_grad_records_inside_no_grad(be):
+    x = leaf(be, [1.0, 2.0])
+    with dualcnn.no_grad():
+        with dualcnn.enable_grad():
+            assert dualcnn.is_grad_enabled()
+            y = (x * 3).sum()
+        assert not dualcnn.is_grad_enabled()
+        assert not (x * 2).requires_grad
+    y.backward()
+    assert grad(x) == [3, 3]
+    with pytest.raises(ZeroDivisionError), dualcnn.no_grad(), dualcnn.enable_grad():
+        1 / 0  # noqa: B018
+    assert dualcnn.is_grad_enabled()
 
 
 def test_no_grad_as_a_decorator_and_after_an_error():

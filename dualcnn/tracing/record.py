@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .. import backend, random
-from ..autograd import Tensor, watch
+from ..autograd import Tensor, enable_grad, watch
 from ..backend import Array, Backend
 from ..nn import Module
 
@@ -98,7 +98,7 @@ def _run(run: Recording, image: Tensor, target: Tensor, loss: Loss) -> Tensor:
         run.calls.append(call)
         return None if vjp is None else _noted(call, vjp)
 
-    with watch(watcher):
+    with enable_grad(), watch(watcher):
         value = loss(run.model(image), target)
         if not isinstance(value, Tensor) or value.numel() != 1:
             shape = f"a Tensor of shape {value.shape}" if isinstance(value, Tensor) else repr(value)
