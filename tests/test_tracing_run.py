@@ -388,8 +388,8 @@ def test_a_layer_that_is_used_twice_is_numbered(be):
     np.testing.assert_allclose(host(t.gradients["fc.weight"]), total)
 
 
-def test_the_networks_of_the_library(be):
-    for name in dualcnn.models.names():
+def test_the_small_networks_of_the_library(be):
+    for name in ("cnn", "lenet", "mlp"):
         model = dualcnn.models.build(name, image_size=12).eval()
         t = dualcnn.trace(model, images(be, 1, 1, 12, 12, dtype="float32"), [5])
         assert set(t.gradients) == {key for key, _ in model.named_parameters()}
