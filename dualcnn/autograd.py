@@ -13,15 +13,17 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
 from numbers import Number
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeAlias
 
 from . import backend
 from .backend import Array, Backend
 from .operators import Operators
 
-__all__ = ["Tensor", "apply", "is_grad_enabled", "no_grad"]
+__all__ = ["Tensor", "apply", "is_grad_enabled", "no_grad", "watching"]
 
+Watcher: TypeAlias = Callable[..., Any]
 _recording: ContextVar[bool] = ContextVar("dualcnn_recording", default=True)
+_watcher: ContextVar[Watcher | None] = ContextVar("dualcnn_watcher", default=None)
 
 
 @contextmanager
@@ -32,6 +34,20 @@ def no_grad() -> Iterator[None]:
         yield
     finally:
         _recording.reset(token)
+
+
+@contextmanager
+def watching(watcher: Watcher) -> Iterator[None]:
+    """Within the block, show every operation to `watcher(op, inputs, arrays, params, y, vjp)`.
+
+    `inputs` are the operation's as they were given, `arrays` those without their Tensors. What it
+    returns takes the place of `vjp`, so that gradients can be looked at too.
+    """
+    token = _watcher.set(watcher)
+    try:
+        yield
+    finally:
+        _watcher.reset(token)
 
 
 def is_grad_enabled() -> bool:
@@ -54,10 +70,11 @@ def apply(op: Callable[..., Any], *inputs: Any, **params: Any) -> Any:
     recorded = _recording.get() and True in needs
     if _takes_needs(op):
         params["needs"] = tuple(needs) if recorded else (False,) * len(inputs)
-    y, vjp, *extra = op(
-        *[t._data if isinstance(t, Tensor) else t if t is None else _plain(t) for t in inputs],
-        **params,
-    )
+    arrays = [t._data if isinstance(t, Tensor) else t if t is None else _plain(t) for t in inputs]
+    y, vjp, *extra = op(*arrays, **params)
+    watcher = _watcher.get()
+    if watcher is not None:
+        vjp = watcher(op, inputs, arrays, params, y, vjp)
     result = Tensor(y)
     if recorded and vjp is not None:
         result.requires_grad = True

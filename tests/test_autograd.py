@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import dualcnn
-from dualcnn import Tensor, functional, ops, to_numpy
+from dualcnn import Tensor, autograd, functional, ops, to_numpy
 from dualcnn.backend import Backend
 
 
@@ -292,3 +292,25 @@ def test_a_vjp_returns_a_tuple() -> None:
     y = dualcnn.apply(lambda a: (a * 2, lambda gy: gy * 2), x)
     with pytest.raises(TypeError, match="expected a vjp to return a tuple, got ndarray"):
         y.sum().backward()
+
+
+def test_a_watcher_sees_each_operation_and_may_look_at_gradients(be: Backend) -> None:
+    seen: list[Any] = []
+
+    def watcher(op: Any, inputs: Any, arrays: Any, params: Any, y: Any, vjp: Any) -> Any:
+        seen.append((op.__name__, inputs[0], be.owns(arrays[0]), tuple(params["needs"])))
+
+        def watched(gy: Any) -> Any:
+            seen.append(tuple(gy.shape))
+            return vjp(gy)
+
+        return watched
+
+    x = Tensor(be.asarray([[1.0, -2.0]], "float32"), requires_grad=True)
+    with autograd.watching(watcher):
+        y = functional.relu(x)
+        functional.sum(y).backward()
+    assert seen[:2] == [("relu", x, True, (True,)), ("sum", y, True, (True,))]
+    assert seen[2:] == [(), (1, 2)]
+    functional.relu(x)
+    assert len(seen) == 4
