@@ -1,6 +1,7 @@
 """The machine: where arrays live and how the primitives of a layer run there."""
 
 from .base import Array, Backend, Timer, tap_slices
+from .counting import Counts, count
 from .cupy import CupyBackend
 from .detect import BackendUnavailableError, Status
 from .numpy import NumpyBackend
@@ -22,6 +23,7 @@ __all__ = [
     "Array",
     "Backend",
     "BackendUnavailableError",
+    "Counts",
     "CupyBackend",
     "MixedBackendsError",
     "NumpyBackend",
@@ -29,6 +31,7 @@ __all__ = [
     "Timer",
     "asarray",
     "available",
+    "count",
     "current",
     "get",
     "is_array",

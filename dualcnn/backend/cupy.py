@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from . import counting
 from .base import Array
 from .strided import StridedBackend
 
@@ -37,6 +38,7 @@ class CupyBackend(StridedBackend):
         self.cp = cp
         self.index = index
         self._probes: dict[tuple[Any, ...], Any] = {}
+        counting.watched(cp.ndarray)
 
     def activate(self) -> None:
         """Make the device the current one of this thread."""
@@ -53,12 +55,17 @@ class CupyBackend(StridedBackend):
             if hasattr(obj, "__dlpack__") and not isinstance(obj, (np.ndarray, self.cp.ndarray)):
                 on_host = obj.__dlpack_device__()[0] == 1
                 obj = np.from_dlpack(obj) if on_host else self.cp.from_dlpack(obj)
-            return self.cp.asarray(obj, dtype=dtype)
+            if isinstance(obj, self.cp.ndarray):
+                return self.cp.asarray(obj, dtype=dtype)
+            made = self.cp.asarray(obj, dtype=dtype)
+            counting.note("to device", made.nbytes)
+            return made
 
     def to_numpy(self, x: Array) -> Any:
         return x.get()
 
     def synchronize(self) -> None:
+        counting.note("wait")
         self.cp.cuda.get_current_stream().synchronize()
 
     def memory(self) -> dict[str, int]:
