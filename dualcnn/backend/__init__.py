@@ -4,6 +4,7 @@ from .base import Array, Backend, Timer, tap_slices
 from .counting import Counts, count
 from .cupy import CupyBackend
 from .detect import BackendUnavailableError, Status
+from .faults import recover, tell_gradient, tell_memory
 from .numpy import NumpyBackend
 from .philox import random_bits
 from .select import (
@@ -38,7 +39,10 @@ __all__ = [
     "of",
     "pool",
     "random_bits",
+    "recover",
     "tap_slices",
+    "tell_gradient",
+    "tell_memory",
     "to_numpy",
     "use",
 ]

@@ -140,6 +140,9 @@ class Backend:
         """Bytes that the backend holds, by name; empty where it keeps no account."""
         return {}
 
+    def release(self) -> None:
+        """Give memory that no array uses back to the system."""
+
     def timer(self) -> Timer:
         """A `with` block whose `.seconds` include the work queued in it."""
         return Timer(self)

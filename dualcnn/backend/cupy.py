@@ -72,6 +72,11 @@ class CupyBackend(StridedBackend):
         memory_pool = self.cp.get_default_memory_pool()
         return {"pool": memory_pool.total_bytes(), "pool_used": memory_pool.used_bytes()}
 
+    def release(self) -> None:
+        with self.cp.cuda.Device(self.index):
+            self.cp.get_default_memory_pool().free_all_blocks()
+            self.cp.get_default_pinned_memory_pool().free_all_blocks()
+
     # Buffers. CuPy's memory pool already reuses what is freed.
 
     def empty(self, shape: tuple[int, ...], dtype: Any) -> Array:

@@ -88,6 +88,13 @@ def available() -> dict[str, Status]:
     return {"numpy": numpy_status(_numpy.pool.size), "cupy": cupy_status()}
 
 
+def known() -> list[Backend]:
+    """The backends in use so far."""
+    chosen = (_context.get(), _default)
+    found = [_numpy, *_cupy.values(), *_others.values(), *(b for b in chosen if b is not None)]
+    return list(dict.fromkeys(found))
+
+
 def current() -> Backend:
     """The backend on which new arrays are born: `use`'s, or `DUALCNN_BACKEND`'s, or NumPy."""
     global _default

@@ -54,7 +54,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         _drop_output()
         return 141
     except MemoryError as error:
-        return tell(f"out of memory ({error}); a smaller --batch-size may do")
+        notes = "".join(f"; {note}" for note in getattr(error, "__notes__", ()))
+        return tell(f"out of memory ({error}{notes}); a smaller --batch-size may do")
     except USER_ERRORS as error:
         # The library's errors of writing name their file, so this is one of printing.
         if isinstance(error, OSError) and error.errno in NO_SPACE and error.filename is None:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided as numpy_as_strided
 
 from stand_in.array import counters, functions, lift, lower, ndarray
-from stand_in.device import cuda, pool
+from stand_in.device import cuda, pinned_pool, pool
 from stand_in.tracing import Scalar, Traced, fuse
 
 UFUNCS = """
@@ -242,6 +242,7 @@ def _build() -> Any:
     module.ndarray = ndarray
     module.cuda = cuda
     module.get_default_memory_pool = lambda: pool
+    module.get_default_pinned_memory_pool = lambda: pinned_pool
     module.get_array_module = lambda *arrays: module
     module.is_available = lambda: True
     module.lib = types.SimpleNamespace(stride_tricks=types.SimpleNamespace(as_strided=as_strided))
