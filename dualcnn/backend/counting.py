@@ -54,7 +54,13 @@ class Counts:
 
 _open: list[Counts] = []
 _lock = threading.Lock()
-_inside = threading.local()
+
+
+class _Inside(threading.local):
+    depth = 0
+
+
+_inside = _Inside()
 
 
 @contextmanager
@@ -87,7 +93,7 @@ def count() -> Iterator[Counts]:
 
 def note(what: str, nbytes: int = 0) -> None:
     """Count a "wait", a copy "to host", which waits too, or a copy "to device"."""
-    if not _open or getattr(_inside, "depth", 0):
+    if not _open or _inside.depth:
         return
     line = _asking()
     with _lock:
@@ -102,7 +108,7 @@ def note(what: str, nbytes: int = 0) -> None:
 @contextmanager
 def _noted() -> Iterator[None]:
     """What happens within is part of something noted already."""
-    _inside.depth = getattr(_inside, "depth", 0) + 1
+    _inside.depth += 1
     try:
         yield
     finally:
@@ -167,7 +173,7 @@ def _noting(method: Any, describe: Callable[..., str | None]) -> Callable[..., A
 
 def _by_mask(x: Any, key: Any, *value: Any) -> str | None:
     keys = key if isinstance(key, tuple) else (key,)
-    masks = (getattr(k, "dtype", None) == bool and getattr(k, "ndim", 0) > 0 for k in keys)
+    masks = (getattr(getattr(k, "dtype", None), "kind", "") == "b" and k.ndim for k in keys)
     return "wait" if any(masks) else None
 
 
