@@ -14,7 +14,7 @@ import numpy as np
 
 from .base import Array, Backend
 from .cupy import CupyBackend
-from .detect import BackendUnavailableError, Status, cupy_module, cupy_status, numpy_status
+from .detect import BackendUnavailableError, Status, cupy_status, numpy_status
 from .numpy import NumpyBackend
 
 __all__ = [
@@ -78,8 +78,9 @@ def _cuda(index: int) -> Backend:
         )
     if index not in _cupy:
         import array_api_compat.cupy
+        import cupy.cublas
 
-        _cupy[index] = CupyBackend(cupy_module(), array_api_compat.cupy, index)
+        _cupy[index] = CupyBackend(cupy, array_api_compat.cupy, index)
     return _cupy[index]
 
 
