@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from . import contraction, counting, products
+from . import contraction, counting, cublas
 from .base import Array
 from .kernels import FOLD_ELEMENTS, Kernels
 from .philox import counter_words
@@ -143,7 +143,7 @@ class CupyBackend(StridedBackend):
     def matmul(
         self, a: Array, b: Array, out: Array | None = None, accumulate: bool = False
     ) -> Array:
-        return products.matmul(self, a, b, out, accumulate)
+        return cublas.matmul(self, a, b, out, accumulate)
 
     def adds_products(self, dtype: Any) -> bool:
         """Whether cuBLAS may add a product to what is there: it has that for two dtypes."""
