@@ -1,7 +1,7 @@
 """Small sums of products on a GPU: which kernels each kind of them comes to.
 
-CuPy's `einsum` makes copies and batched products of them, and sums over a leading axis, such as
-those a channel of channels-last maps, on one multiprocessor.
+CuPy's `einsum` makes copies and batched products of them, and a sum over a leading axis, such as
+one a channel of channels-last maps, keeps a few multiprocessors busy at most.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ MOST_TERMS = 49
 """Products that one fused kernel adds up, as of a 7x7 kernel: each passes two arrays to it."""
 
 STAGE_ROWS = 256
-"""Rows that a block of the first stage adds up. CuPy gives all sums over a leading axis that lie
-side by side to one block; cut in two stages there are as many blocks as the cut has parts."""
+"""Rows that a block of the first stage adds up. CuPy gives 32 sums over a leading axis that lie side
+by side to one block: 64 channels in one stage are two blocks, cut in two stages two for each part.
+Not measured on a GPU: `scripts/gpu_check.py --only probe` compares it with others."""
 
 
 @lru_cache(maxsize=256)
