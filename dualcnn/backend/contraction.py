@@ -19,8 +19,8 @@ MOST_TERMS = 49
 """Products that one fused kernel adds up, as of a 7x7 kernel: each passes two arrays to it."""
 
 STAGE_ROWS = 256
-"""Rows that a block of the first stage adds up. CuPy gives 32 sums over a leading axis that lie side
-by side to one block: 64 channels in one stage are two blocks, cut in two stages two for each part.
+"""Rows that a block of the first stage adds up. CuPy gives 32 sums over a leading axis that lie
+side by side to one block: 64 channels in one stage are two blocks, in two stages two for each part.
 Not measured on a GPU: `scripts/gpu_check.py --only probe` compares it with others."""
 
 

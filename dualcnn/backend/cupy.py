@@ -6,7 +6,7 @@ The array module is an argument, so that a stand-in can take CuPy's place where 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from .base import Array
 from .kernels import FOLD_ELEMENTS, Kernels
 from .philox import counter_words
 from .strided import StridedBackend
+from .upload import upload
 
 __all__ = ["CupyBackend"]
 
@@ -69,6 +70,11 @@ class CupyBackend(StridedBackend):
 
     def to_numpy(self, x: Array) -> Any:
         return x.get()
+
+    def upload(
+        self, sources: Sequence[Any], batch_size: int, wanted: Iterable[Any]
+    ) -> Iterator[list[Array]]:
+        return upload(self, sources, batch_size, wanted)
 
     def synchronize(self) -> None:
         counting.note("wait")
