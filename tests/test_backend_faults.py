@@ -125,13 +125,16 @@ def test_recover_lets_go_of_the_graph_though_the_error_is_kept(device: Small) ->
     assert alive[0]() is None
 
 
-def test_recover_gives_back_what_the_cpu_does_not_use() -> None:
-    be = backend.get("cpu")
-    model, x = network(), np.ones((64, 1, 8, 8), np.float32)
-    with dualcnn.use("cpu"):
-        model(x)
+def test_release_gives_back_what_the_cpu_does_not_use() -> None:
+    be = backend.NumpyBackend()
+    kept = be.empty((1 << 20,), np.float32)
+    released = be.empty((1 << 25,), np.float32)
+    scratch = weakref.ref(be.workspace("scratch", (1 << 18,), np.float32).base)
+    del released
+    assert be.memory()["arena_free"] == 1 << 27
     be.release()
-    assert be.memory()["arena_free"] == 0
+    assert be.memory() == {"arena": kept.nbytes, "arena_free": 0}
+    assert scratch() is None
 
 
 def test_an_error_of_another_kind_gets_no_word_of_memory(device: Small) -> None:
