@@ -13,15 +13,17 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
 from numbers import Number
-from typing import Any, NoReturn, TypeAlias
+from typing import Any, NoReturn
 
 from . import backend
 from .backend import Array, Backend
 from .operators import Operators
 
-__all__ = ["Tensor", "apply", "enable_grad", "is_grad_enabled", "no_grad", "watching"]
+__all__ = ["Tensor", "apply", "enable_grad", "is_grad_enabled", "no_grad", "watch"]
 
-Watcher: TypeAlias = Callable[..., Any]
+Watcher = Callable[[Callable[..., Any], list[Any], dict[str, Any], Array, Any], Any]
+"""`watcher(op, arrays, params, y, vjp)`; what it returns takes the place of the `vjp`."""
+
 _recording: ContextVar[bool] = ContextVar("dualcnn_recording", default=True)
 _watcher: ContextVar[Watcher | None] = ContextVar("dualcnn_watcher", default=None)
 
@@ -47,12 +49,8 @@ def enable_grad() -> Iterator[None]:
 
 
 @contextmanager
-def watching(watcher: Watcher) -> Iterator[None]:
-    """Within the block, show every operation to `watcher(op, inputs, arrays, params, y, vjp)`.
-
-    `inputs` are the operation's as they were given, `arrays` those without their Tensors. What it
-    returns takes the place of `vjp`, so that gradients can be looked at too.
-    """
+def watch(watcher: Watcher) -> Iterator[None]:
+    """Show each operation within the block to `watcher`."""
     token = _watcher.set(watcher)
     try:
         yield
@@ -84,7 +82,7 @@ def apply(op: Callable[..., Any], *inputs: Any, **params: Any) -> Any:
     y, vjp, *extra = op(*arrays, **params)
     watcher = _watcher.get()
     if watcher is not None:
-        vjp = watcher(op, inputs, arrays, params, y, vjp)
+        vjp = watcher(op, arrays, params, y, vjp)
     result = Tensor(y)
     if recorded and vjp is not None:
         result.requires_grad = True

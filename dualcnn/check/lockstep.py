@@ -115,9 +115,10 @@ class _Runner:
 
     def forward_and_backward(self, x: Any, y: Any) -> float:
         """Run both passes, watched; the loss."""
-        self.watch = Watch(self.model)
-        with self.side.active(), autograd.watching(self.watch):
+        with self.side.active():
             self.optimizer.zero_grad()
+        self.watch = Watch(self.model)
+        with self.side.active(), autograd.watch(self.watch):
             value = self.loss(self.model(self._input(x)), self._input(y))
             value.backward()
             return float(value)

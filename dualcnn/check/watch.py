@@ -36,21 +36,20 @@ class Call:
 
 
 class Watch:
-    """Notes the operations of a model for `dualcnn.autograd.watching`, in the order they run."""
+    """Notes the operations of a model for `dualcnn.autograd.watch`, in the order they run."""
 
     def __init__(self, model: nn.Module) -> None:
         self.calls: list[Call] = []
         self.backward: list[Call] = []
         """Those through which the gradient passed, in its order."""
         self._owners = {
-            id(param): path.rpartition(".")[0] for path, param in model.named_parameters()
+            id(param.data): path.rpartition(".")[0] for path, param in model.named_parameters()
         }
         self._paths = {id(module): path for path, module in model.named_modules()}
 
     def __call__(
         self,
         op: Callable[..., Any],
-        inputs: Sequence[Any],
         arrays: Sequence[Any],
         params: dict[str, Any],
         y: Any,
@@ -58,7 +57,7 @@ class Watch:
     ) -> Callable[[Any], Any] | None:
         # Copies: parameters and running statistics change in place.
         given = [np.array(on_host(a), order="K") if hasattr(a, "dtype") else a for a in arrays]
-        call = Call(op, self._layer(inputs), given, dict(params), on_host(y))
+        call = Call(op, self._layer(arrays), given, dict(params), on_host(y))
         self.calls.append(call)
         if vjp is None:
             return None
@@ -72,11 +71,11 @@ class Watch:
 
         return watched
 
-    def _layer(self, inputs: Sequence[Any]) -> str:
+    def _layer(self, arrays: Sequence[Any]) -> str:
         """The path of the layer at work: whose parameter the operation takes, or whose forward it
         was called from.
         """
-        for x in inputs:
+        for x in arrays:
             if id(x) in self._owners:
                 return self._owners[id(x)]
         frame = sys._getframe(2)

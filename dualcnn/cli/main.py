@@ -21,6 +21,7 @@ from .compare import compare
 from .errors import USER_ERRORS, describe, tell
 from .info import info
 from .resources import choose_backend, thread_count
+from .tracing import trace
 from .training import train
 from .use import evaluate, predict
 
@@ -30,6 +31,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace, Backend], int]] = {
     "train": train,
     "evaluate": evaluate,
     "predict": predict,
+    "trace": trace,
 }
 
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
