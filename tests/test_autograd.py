@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import dualcnn
-from dualcnn import Tensor, autograd, functional, ops, to_numpy
+from dualcnn import Tensor, functional, ops, to_numpy
 from dualcnn.backend import Backend
 
 
