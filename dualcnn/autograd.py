@@ -256,7 +256,11 @@ class Tensor(Operators):
                 continue
             vjp, parents = node._vjp, node._parents
             node._vjp, node._parents = _freed, ()
-            parts = vjp(g)
+            try:
+                parts = vjp(g)
+            except Exception as error:
+                backend.tell_gradient(error, vjp, node._data, [id(p) for p in parents])
+                raise
             if not isinstance(parts, (tuple, list)):
                 raise TypeError(f"expected a vjp to return a tuple, got {type(parts).__name__}")
             for parent, part in zip(parents, parts, strict=False):

@@ -175,6 +175,38 @@ def _parsers() -> tuple[_Parser, dict[str, _Parser]]:
     )
     backend_option(trace)
 
+    compare = command(
+        "compare", "Run a training on two backends and say which operation they part at."
+    )
+    compare.add_argument(
+        "--backends",
+        default="numpy,cupy",
+        metavar="A,B",
+        help="two of numpy, cupy, cuda:1, strict; each may go on with +float64 and with "
+        "+ and an algorithm for convolutions, such as numpy+winograd4 (default: %(default)s)",
+    )
+    compare.add_argument("--data", **_one_of(DATA), default="mnist5k", help="default: %(default)s")
+    data_folder(compare)
+    compare.add_argument(
+        "--model", **_one_of(models.names()), default="lenet", help="default: %(default)s"
+    )
+    compare.add_argument(
+        "--steps", type=_count, default=3, metavar="N", help="default: %(default)s"
+    )
+    compare.add_argument(
+        "--batch-size", type=_count, default=32, metavar="N", help="default: %(default)s"
+    )
+    compare.add_argument(
+        "--optimizer", **_one_of(LEARNING_RATES), default="adam", help="default: %(default)s"
+    )
+    compare.add_argument("--seed", type=_seed, default=0, metavar="N", help="default: %(default)s")
+    compare.add_argument(
+        "--tolerance",
+        type=_positive,
+        metavar="X",
+        help="relative distance that counts as rounding (default: 1e-4, for float64 1e-11)",
+    )
+
     command("info", "Show versions, backends, threads, memory and data.")
     return parser, commands
 
