@@ -68,7 +68,30 @@ def train_step(
     """Learn from one batch; returns its loss and its outputs as they were before the step.
 
     With a scaler in mixed precision: under `autocast`, the loss scaled for `backward`.
+    Where memory runs out, the error says in which layer, and nothing of the step is kept: a smaller
+    batch may be tried next. Parameters are as they were, unless it ran out in the update itself.
     """
+    try:
+        return _step(model, x, y, optimizer, loss, scaler)
+    except MemoryError as error:
+        inputs = error.__dict__.get("_dualcnn_inputs", ())
+        for path, param in model.named_parameters():
+            if id(param) in inputs:
+                error.add_note(f"in layer {path.rpartition('.')[0]}: a gradient of {path}")
+                break
+        model.zero_grad()
+        backend.recover(error)
+        raise
+
+
+def _step(
+    model: Module,
+    x: Any,
+    y: Any,
+    optimizer: optim.Optimizer,
+    loss: Loss,
+    scaler: optim.GradScaler | None,
+) -> tuple[Tensor, Tensor]:
     optimizer.zero_grad()
     with autocast() if scaler else nullcontext():
         output = model(x)
