@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from .recording import LIBRARY, Site
 
 KERNEL_MAKERS = ("ElementwiseKernel", "ReductionKernel", "RawKernel", "RawModule")
-NOT_FOR_CUPY = ("backend/numpy.py", "check/")
+NOT_FOR_CUPY = ("backend/numpy.py", "check/", "ops/taps.py")
 """What these fuse runs on the host alone."""
 
 

@@ -81,22 +81,51 @@ def test_results_have_the_dtype_that_the_stand_in_gives(
 
 
 def test_kernels_compute_in_the_types_of_their_arrays(kernels: dict[str, Kernel]) -> None:
-    """No scalar in half precision, no detour through double."""
+    """No scalar in half precision, no detour through double; float16 is computed in float."""
     for key, kernel in kernels.items():
         own = {C_TYPES[dtype.name] for dtype in kernel.inputs}
+        own |= {"float"} if "float16" in own else set()
         assert types_in(kernel.operation) <= own | {"bool"}, key
         if np.dtype("float16") not in kernel.inputs:
             assert not HALF.search(kernel.operation), key
 
 
+def calls_on_float16(operation: str) -> set[str]:
+    """The functions that compute with float16, other than to convert or copy it."""
+    declared = re.findall(r"([a-z][\w ]*?) (v\d+_\d+);", operation)
+    kinds = {name: kind for kind, name in declared}
+    found = set()
+    for name, arguments in re.findall(r"^(\w+)\(([^)]*)\);", operation, re.M):
+        of_half = any(kinds[a.strip()] == "float16" for a in arguments.split(","))
+        if of_half and not name.startswith(("astype_", "cupy_copy")):
+            found.add(name)
+    return found
+
+
+def test_float16_is_read_and_written_but_not_computed_with(kernels: dict[str, Kernel]) -> None:
+    """Between, each result would be rounded to 11 bits."""
+    halves = {k: v for k, v in kernels.items() if np.dtype("float16") in v.inputs}
+    assert len(halves) > 50
+    assert not {key: calls for key, k in halves.items() if (calls := calls_on_float16(k.operation))}
+
+
+def test_a_calculation_with_float16_is_seen() -> None:
+    kernel = traced(lambda a, b: a * b, array(3, dtype="float16"), array(3, dtype="float16"))
+    assert calls_on_float16(kernel.operation) == {"cupy_multiply"}
+
+
 def test_scalars_come_in_the_type_of_the_arrays(
     recorded: Recorder, kernels: dict[str, Kernel]
 ) -> None:
-    """So their type adds none to those of the arrays, which the test above goes by."""
+    """So their type adds none to those of the arrays, which the tests above go by: float32 beside
+    float16, which is computed in that.
+    """
     scalars = 0
     for key, fused in recorded.fused.items():
         arrays = {a.dtype for a in fused.args if isinstance(a, Spec)}
         arrays |= {a.dtype for a in targets_of(fused)}
+        if np.dtype("float16") in arrays and set(kernels[key].inputs) != arrays:
+            arrays |= {np.dtype("float32")}
         assert set(kernels[key].inputs) == arrays, key
         scalars += any(not isinstance(a, Spec) for a in fused.args)
     assert scalars > 30
@@ -105,7 +134,8 @@ def test_scalars_come_in_the_type_of_the_arrays(
 def test_a_function_of_one_floating_type_gives_that_type(kernels: dict[str, Kernel]) -> None:
     for key, kernel in kernels.items():
         floating = {dtype for dtype in kernel.inputs if dtype.kind == "f"}
-        assert len(floating) < 2, f"{key} mixes {floating}"
+        mixed = {np.dtype("float16"), np.dtype("float32")}
+        assert len(floating) < 2 or floating == mixed, f"{key} mixes {floating}"
         assert {dtype for dtype in kernel.outputs if dtype.kind == "f"} <= floating, key
 
 

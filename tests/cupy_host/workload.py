@@ -29,6 +29,7 @@ def everything(be: Backend, dtypes: tuple[str, ...] = DTYPES) -> None:
         expressions(be, dtype)
     normalization(be)
     a_training(be)
+    mixed_precision(be)
     windows_of_many_taps(be)
     random.normal((5,), stream=random.Stream(1, 2), backend=be)
     backend.random_bits(be, 10, 2**63 + 1, 2**33 + 1)
@@ -74,6 +75,28 @@ def optimizers(be: Backend, dtype: str) -> None:
                 optimizer.step()
 
 
+def mixed_precision(be: Backend) -> None:
+    """Updates that may be skipped, then one that may not; and a network under autocast."""
+    kinds = [(kind, options) for kind in optimizer_kinds() for options in variants(kind)]
+    for kind, options in [*kinds, (optim.SGD, {"momentum": 0.9, "dampening": 0.1})]:
+        params = optim_check.make(be, optim_check.values(1), "float32")
+        optimizer, scaler = kind(params, **options), optim.GradScaler()
+        for seed in (2, 3):
+            scaler.scale(Tensor(be.asarray(np.ones(()), "float32")))
+            optim_check.give(params, optim_check.values(seed))
+            scaler.step(optimizer)
+            scaler.update()
+        optimizer.step()
+    x = be.asarray(np.ones((4, 1, 8, 8)), "float32")
+    y = be.asarray(np.arange(4) % 3)
+    model = small_net()
+    scaler = optim.GradScaler()
+    train.train_step(model, x, y, optim.Adam(model.parameters()), scaler=scaler)
+    with dualcnn.autocast():
+        z = model[0](x)
+        (z + z.float()).mean().backward()
+
+
 def clipping(be: Backend, dtype: str) -> None:
     for order in (1.0, 2.0, 3.0, math.inf):
         for flat in (True, False):
@@ -93,7 +116,7 @@ def expressions(be: Backend, dtype: str) -> None:
 
 
 def normalization(be: Backend) -> None:
-    for dtype in ("float32", "float64"):
+    for dtype in ("float32", "float64", "float16"):
         x = Tensor(be.asarray(np.ones((4, 3, 2, 2)), dtype), requires_grad=True)
         layer = nn.BatchNorm2d(3)
         if dtype == "float64":
