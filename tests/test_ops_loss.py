@@ -52,7 +52,7 @@ def check_loss(
     gradients = oracles.complex_vjp(forward, [x], gy)
 
     def op(placed: Any) -> Any:
-        dtype = "float32" if placed.dtype == be.dtype("float32") else "float64"
+        dtype = str(placed.dtype).rpartition(".")[2]
         weights = None if weight is None else place(be, weight, dtype)
         loss, vjp = getattr(ops, name)(placed, place(be, labels), weight=weights, **params)
         return loss, lambda g: vjp(g)[:1]

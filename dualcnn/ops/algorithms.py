@@ -3,7 +3,7 @@
 | algorithm | what it is | where it can run |
 | --- | --- | --- |
 | im2col | windows as rows, one product | everywhere |
-| winograd4 | F(4x4, 3x3), a quarter of the products | 3x3, stride 1, no dilation, one group |
+| winograd4 | F(4x4, 3x3), a quarter of the products | 3x3, stride 1, no dilation, one group, no float16 |
 | winograd2 | F(2x2, 3x3), fewer than half of them | the same |
 | depthwise | a sum of products a tap | a kernel a channel, two spatial axes |
 | chwn | im2col of blocks, the images last in memory | two axes, stride 1, no dilation, one group |
@@ -119,17 +119,17 @@ def chosen(
     Raises `GeometryError` where the one asked for can't run.
     """
     if asked is not None:
-        _check(asked, x, w, window, groups)
+        _check(be, asked, x, w, window, groups)
         return _ALGORITHMS[asked]
     forced = _forced.get()
-    if forced in _ALGORITHMS and _runs(forced, x, w, window, groups):
+    if forced in _ALGORITHMS and _runs(be, forced, x, w, window, groups):
         return _ALGORITHMS[forced]
     # CuPy's batched products and sums of products are still unmeasured.
     if be.name != "numpy":
         return _ALGORITHMS["im2col"]
     if depthwise.runs(x.shape[-1], w, groups):
         return _ALGORITHMS["depthwise"]
-    if _runs("chwn", x, w, window, groups) and _is_small(x, w, window):
+    if _runs(be, "chwn", x, w, window, groups) and _is_small(x, w, window):
         return _ALGORITHMS["chwn"]
     # Who computes in float64 counts digits.
     if forced == _EXACT or x.dtype != be.dtype("float32") or not _runs_winograd(window, groups):
@@ -142,33 +142,37 @@ def leaves_images_last(algorithm: Algorithm) -> bool:
     return algorithm is _ALGORITHMS["chwn"]
 
 
-def _runs(name: str, x: Array, w: Array, window: Window, groups: int) -> bool:
+def _runs(be: Backend, name: str, x: Array, w: Array, window: Window, groups: int) -> bool:
     if name == "depthwise":
         return depthwise.runs(x.shape[-1], w, groups)
     if name == "chwn":
         return chwn.runs(window, groups)
-    return name == "im2col" or _runs_winograd(window, groups)
+    # Winograd's sums and differences would leave few of float16's digits.
+    return name == "im2col" or (_runs_winograd(window, groups) and not be.is_half(x))
 
 
 def _runs_winograd(window: Window, groups: int) -> bool:
     return groups == 1 and window.is_3x3
 
 
-def _check(name: str, x: Array, w: Array, window: Window, groups: int) -> None:
+def _check(be: Backend, name: str, x: Array, w: Array, window: Window, groups: int) -> None:
     """Raise unless that algorithm can run."""
     _named(name)
-    if _runs(name, x, w, window, groups):
+    if _runs(be, name, x, w, window, groups):
         return
     if name == "depthwise":
         wanted = "one kernel a channel: groups, input and output channels alike"
     elif name == "chwn":
         wanted = "two spatial axes, stride 1, no dilation and one group"
     else:
-        wanted = "3x3 kernels with stride 1, no dilation, one group and at most 2 rows of padding"
+        wanted = (
+            "3x3 kernels with stride 1, no dilation, one group, at most 2 rows of padding and more "
+            "digits than float16 has"
+        )
     raise GeometryError(
         f"{name} is for {wanted}; got {x.shape[-1]} channels to {w.shape[0]}, kernel "
         f"{window.kernel}, stride {window.stride}, dilation {window.dilation}, groups {groups}, "
-        f'padding {window.padding}. Fix: "im2col"'
+        f'padding {window.padding}, {x.dtype}. Fix: "im2col"'
     )
 
 
