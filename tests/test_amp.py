@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -143,7 +143,7 @@ def test_parameters_and_their_gradients_stay_float32(half: Backend) -> None:
 
 
 @pytest.fixture
-def casts(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[int, ...]]]:
+def casts(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
     """The shapes of what was cast, in order."""
     seen: list[tuple[int, ...]] = []
     original = ops.astype
@@ -153,7 +153,7 @@ def casts(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[int, ...]]]:
         return original(x, dtype=dtype, needs=needs)
 
     monkeypatch.setattr(ops, "astype", counted)
-    yield seen
+    return seen
 
 
 def test_a_weight_is_cast_once_a_step(half: Backend, casts: list[tuple[int, ...]]) -> None:

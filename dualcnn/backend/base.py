@@ -13,6 +13,7 @@ import itertools
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
 from types import TracebackType
 from typing import Any, Self, TypeAlias
@@ -161,6 +162,10 @@ class Backend:
     def timer(self) -> Timer:
         """A `with` block whose `.seconds` include the work queued in it."""
         return Timer(self)
+
+    def overflow_expected(self) -> AbstractContextManager[Any]:
+        """A `with` block in which results that are infinite or NaN earn no warning."""
+        return nullcontext()
 
     # Types.
 

@@ -6,6 +6,7 @@ import math
 import os
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
@@ -83,6 +84,9 @@ class NumpyBackend(StridedBackend):
         self.arena.clear()
         # Scratch of this thread; other threads keep theirs.
         self._local.__dict__.clear()
+
+    def overflow_expected(self) -> AbstractContextManager[Any]:
+        return np.errstate(over="ignore", invalid="ignore")
 
     # Buffers.
 

@@ -3,13 +3,13 @@
 | algorithm | what it is | where it can run |
 | --- | --- | --- |
 | im2col | windows as rows, one product | everywhere |
-| winograd4 | F(4x4, 3x3), a quarter of the products | 3x3, stride 1, no dilation, one group, no float16 |
+| winograd4 | F(4x4, 3x3), a quarter of the products | 3x3, stride 1, no dilation, one group |
 | winograd2 | F(2x2, 3x3), fewer than half of them | the same |
 | depthwise | a sum of products a tap | a kernel a channel, two spatial axes |
 | chwn | im2col of blocks, the images last in memory | two axes, stride 1, no dilation, one group |
 
 Winograd's results differ from im2col's by rounding: about 1e-5 of the largest value for winograd4,
-1e-6 for winograd2 and im2col itself.
+1e-6 for winograd2 and im2col itself. In float16 they don't run: few digits would be left.
 """
 
 from __future__ import annotations

@@ -102,6 +102,8 @@ def _corrected(run: Run, beta1: float, beta2: float, lr: float, eps: float) -> t
 def _corrections(
     xp: Any, t: Array, log1: float, log2: float, lr: float, eps: float
 ) -> tuple[Array, Array]:
+    # The count is 0 where nothing will be updated.
+    t = xp.maximum(t, 1)
     # Minus expm1(t * log(beta)) is 1 - beta**t, with all its digits in float32.
     root = xp.sqrt(-xp.expm1(t * log2))
     return root / xp.expm1(t * log1) * lr, xp.maximum(root * eps, TINY)

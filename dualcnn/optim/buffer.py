@@ -84,7 +84,7 @@ class FlatBuffer:
     def read_counts(self) -> list[int]:
         """The counts as numbers, which they are from then on; may wait for the device."""
         arrays = {id(c): c for c in self.counts if not isinstance(c, int)}
-        known = {key: int(backend.to_numpy(count)) for key, count in arrays.items()}
+        known = {key: int(self.backend.to_numpy(count)) for key, count in arrays.items()}
         self.counts = [c if isinstance(c, int) else known[id(c)] for c in self.counts]
         self.counts_on_device = False
         return self.counts

@@ -18,6 +18,10 @@ def _unscaled(xp: Any, g: Array, scale: Array) -> Array:
     return g / scale
 
 
+def _is_finite(xp: Any, g: Array) -> Array:
+    return xp.isfinite(g)
+
+
 def _next(
     xp: Any,
     scale: Array,
@@ -35,6 +39,16 @@ def _next(
         xp.where(finite, xp.where(grows, larger, scale), scale * backoff),
         xp.where(finite, kept, 0.0),
     )
+
+
+class _ScaledLoss(Tensor):
+    """A loss whose gradients may overflow, without a warning of NumPy's: that is what the scaler
+    looks for.
+    """
+
+    def backward(self, gradient: Any = None) -> None:
+        with self.backend.overflow_expected():
+            super().backward(gradient)
 
 
 class GradScaler:
@@ -105,7 +119,9 @@ class GradScaler:
         if be.is_half(outputs.data):
             outputs = outputs.float()
         scale, _ = self._on(be)
-        return outputs * Tensor(scale)
+        scaled = outputs * Tensor(scale)
+        scaled.__class__ = _ScaledLoss
+        return scaled
 
     def unscale_(self, optimizer: Optimizer) -> None:
         """Divide the gradients by the scale, ahead of `step`, to clip or look at them."""
@@ -123,7 +139,7 @@ class GradScaler:
                 "loss.backward()"
             )
         grads = gradient_arrays([p for g in optimizer.param_groups for p in g["params"]])
-        total: Any = None
+        flags = []
         for g in grads:
             be = backend.of(gradient=g)
             if be.is_half(g):
@@ -133,14 +149,8 @@ class GradScaler:
                 )
             scale, _ = self._on(be)
             be.fuse(_unscaled)(g, be.cast(scale, g.dtype), out=g)
-            # The sum of finite numbers is finite, as long as none comes near the largest there is.
-            part = be.cast(be.sum(g), scale.dtype)
-            total = part if total is None else be.scalar(total + part)
-        if total is None:
-            self._found[key] = None
-        else:
-            be = backend.of(total=total)
-            self._found[key] = be.scalar(be.xp.isfinite(total))
+            flags.append(be.scalar(be.xp.all(be.fuse(_is_finite)(g))))
+        self._found[key] = _all(flags) if flags else None
 
     def step(self, optimizer: Optimizer) -> None:
         """`optimizer.step()`, unless a gradient overflowed; divides by the scale if need be."""
@@ -157,7 +167,8 @@ class GradScaler:
             self.unscale_(optimizer)
         self._stepped.add(key)
         finite = self._found[key]
-        if finite is not None and optimizer.skips_on_device:
+        reads = finite is None or backend.of(finite=finite).host or not optimizer.skips_on_device
+        if not reads:
             optimizer.step_where(finite)
         elif finite is None or bool(backend.to_numpy(finite)):
             optimizer.step()
