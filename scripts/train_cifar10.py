@@ -65,6 +65,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--backend", default="cpu", help='"cpu", "cuda", "cuda:1" or "auto"')
     parser.add_argument("--data-dir", help="a folder with CIFAR-10, or its archive")
+    parser.add_argument("--precision", default="float32", choices=["float32", "mixed"])
     parser.add_argument("--small", action="store_true", help="a network and epochs for a CPU")
     for name, kind in (("epochs", int), ("batch_size", int), ("lr", float)):
         text = f"default: {FULL[name]}, with --small {SMALL[name]}"
@@ -87,15 +88,19 @@ def main():
         optimizer, max_lr=args.lr, total_steps=args.epochs * len(train_loader), pct_start=0.25,
         anneal_strategy="linear", cycle_momentum=False,
     )  # fmt: skip
+    mixed = args.precision == "mixed"
+    scaler = optim.GradScaler(enabled=mixed)
 
     start = time.perf_counter()
     for epoch in range(1, args.epochs + 1):
         model.train()
         for x, y in train_loader:
             optimizer.zero_grad()
-            loss = F.cross_entropy(model(x), y, label_smoothing=args.label_smoothing)
-            loss.backward()
-            optimizer.step()
+            with dualcnn.autocast(enabled=mixed):
+                loss = F.cross_entropy(model(x), y, label_smoothing=args.label_smoothing)
+            scaler.scale(loss).backward()
+            scaler.step(optimizer)
+            scaler.update()
             scheduler.step()
         last = loss.item()
         seconds = time.perf_counter() - start

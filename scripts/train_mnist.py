@@ -49,6 +49,7 @@ def accuracy(model, loader):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--backend", default="cpu", help='"cpu", "cuda", "cuda:1" or "auto"')
+    parser.add_argument("--precision", default="float32", choices=["float32", "mixed"])
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--lr", type=float, default=4e-3, help="the peak of the learning rate")
@@ -66,15 +67,19 @@ def main():
     optimizer = optim.Adam(model.parameters(), lr=args.lr)
     steps = args.epochs * len(train_loader)
     scheduler = OneCycleLR(optimizer, max_lr=args.lr, total_steps=steps)
+    mixed = args.precision == "mixed"
+    scaler = optim.GradScaler(enabled=mixed)
 
     start = time.perf_counter()
     for epoch in range(1, args.epochs + 1):
         model.train()
         for x, y in train_loader:
             optimizer.zero_grad()
-            loss = F.cross_entropy(model(x), y)
-            loss.backward()
-            optimizer.step()
+            with dualcnn.autocast(enabled=mixed):
+                loss = F.cross_entropy(model(x), y)
+            scaler.scale(loss).backward()
+            scaler.step(optimizer)
+            scaler.update()
             scheduler.step()
         seconds = time.perf_counter() - start
         print(f"epoch {epoch}: loss of the last batch {loss.item():.4f}, {seconds:.0f} s")

@@ -10,10 +10,16 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import stand_in
 
 import dualcnn
 from dualcnn import backend
-from dualcnn.backend import BackendUnavailableError, MixedBackendsError, detect
+from dualcnn.backend import (
+    BackendUnavailableError,
+    CupyBackend,
+    MixedBackendsError,
+    detect,
+)
 
 strict = pytest.importorskip("array_api_strict")
 
@@ -299,3 +305,55 @@ def test_a_copy_of_a_backend_is_the_backend(be):
 
     assert copy.deepcopy(be) is be
     assert pickle.loads(pickle.dumps(backend.get("cpu"))) is backend.get("cpu")
+
+
+# TF32.
+
+
+def products(device: CupyBackend) -> int:
+    """How CuPy has cuBLAS multiply float32: 1 as it is, 7 by TF32."""
+    kind: int = device.cp._core.get_compute_type(np.dtype("float32"))
+    return kind
+
+
+def test_tf32_is_allowed_by_choice_and_within_a_block() -> None:
+    device = CupyBackend(stand_in.cupy)
+    seen = [products(device)]
+    with backend.use(device):
+        seen.append(products(device))
+    with backend.use(device, tf32=True):
+        seen.append(products(device))
+        with backend.use(device):
+            seen.append(products(device))
+        with backend.use(device, tf32=False):
+            seen.append(products(device))
+        with backend.use("cpu"):
+            seen.append(products(device))
+        seen.append(products(device))
+    seen.append(products(device))
+    assert seen == [1, 1, 7, 7, 1, 7, 7, 1]
+
+
+def test_tf32_is_given_back_after_an_error() -> None:
+    device = CupyBackend(stand_in.cupy)
+    with pytest.raises(ZeroDivisionError), backend.use(device, tf32=True):
+        _ = 1 / (1 - products(device) // 7)
+    assert not device.tf32
+
+
+def test_a_call_allows_tf32_until_another_forbids_it() -> None:
+    device = CupyBackend(stand_in.cupy)
+    backend.use(device, tf32=True)
+    assert products(device) == 7
+    backend.use(device)
+    assert products(device) == 7
+    backend.use(device, tf32=False)
+    assert products(device) == 1
+
+
+def test_on_the_host_there_is_nothing_to_allow() -> None:
+    with backend.use("cpu", tf32=True) as chosen:
+        assert not chosen.backend.tf32
+        # 1 + 2**-12 has one bit more than TF32 keeps.
+        x = np.array([[1 + 2**-12]], "float32")
+        assert chosen.backend.matmul(x, np.ones((1, 1), "float32"))[0, 0] == x

@@ -49,8 +49,9 @@ def network() -> nn.Module:
 class Job:
     """A training in the open: everything that a step of `fit` does, clipping and a schedule too."""
 
-    def __init__(self, n: int, dtype: str = "float32") -> None:
+    def __init__(self, n: int, dtype: str = "float32", mixed: bool = False) -> None:
         dualcnn.manual_seed(7)
+        self.mixed, self.scaler = mixed, optim.GradScaler(enabled=mixed)
         self.model = network().to(dtype=dtype)
         self.optimizer = optim.Adam(self.model.parameters(), lr=5e-3, weight_decay=1e-4)
         self.schedule = optim.lr_scheduler.CosineAnnealingLR(self.optimizer, 40)
@@ -59,11 +60,14 @@ class Job:
 
     def step(self, x: Any, y: Any) -> Any:
         self.optimizer.zero_grad()
-        output = self.model(x)
-        loss = F.cross_entropy(output, y, label_smoothing=0.05)
-        loss.backward()
+        with dualcnn.autocast(enabled=self.mixed):
+            output = self.model(x)
+            loss = F.cross_entropy(output, y, label_smoothing=0.05)
+        self.scaler.scale(loss).backward()
+        self.scaler.unscale_(self.optimizer)
         norm = optim.clip_grad_norm_(self.model.parameters(), 1.0)
-        self.optimizer.step()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
         self.schedule.step()
         self.metrics.add(loss.detach(), output.detach(), y)
         return loss, norm
@@ -106,6 +110,44 @@ def test_no_step_waits_for_the_device_and_all_launch_alike(device: Backend) -> N
     assert 0 < launches[1] < 300
     assert launches[1:4] == launches[5:] == launches[1:2] * 3
     assert launches[4] == launches[1] - 1
+
+
+def test_nor_does_a_step_in_mixed_precision(device: Backend) -> None:
+    """Casts, scaling and the choice whether to update are a fixed number of launches more."""
+    plain, mixed = Job(200), Job(200, mixed=True)
+    counts = []
+    for job in (plain, mixed):
+        (x, y), *_ = job.loader
+        for _ in range(2):
+            job.step(x, y)
+        before = now()
+        job.step(x, y)
+        counts.append(since(before))
+    assert [c.synchronisations for c in counts] == [0, 0]
+    assert [c.host_copies for c in counts] == [0, 0]
+    # Eight parameters at a product are cast and their gradients cast back, and some maps; an update
+    # that may be skipped is as many launches as one that may not.
+    assert counts[0].launches < counts[1].launches < counts[0].launches + 50
+
+
+def test_an_overflow_is_skipped_without_a_wait(device: Backend) -> None:
+    job = Job(200, mixed=True)
+    (x, y), *_ = job.loader
+    job.step(x, y)
+    kept = {k: backend.to_numpy(v) for k, v in job.model.state_dict().items() if "running" not in k}
+    counts = job.optimizer.state_dict()["state"][0]["step"]
+    job.scaler.load_state_dict({**job.scaler.state_dict(), "scale": 2.0**40})
+    before = now()
+    job.step(x, y)
+    assert since(before).synchronisations == 0
+    assert job.scaler.get_scale() == 2.0**39
+    for name, value in job.model.state_dict().items():
+        if name in kept and "num_batches" not in name:
+            np.testing.assert_array_equal(backend.to_numpy(value), kept[name], err_msg=name)
+    assert job.optimizer.state_dict()["state"][0]["step"] == counts
+    job.scaler.load_state_dict({**job.scaler.state_dict(), "scale": 2.0**10})
+    job.step(x, y)
+    assert job.optimizer.state_dict()["state"][0]["step"] == counts + 1
 
 
 def test_a_wait_in_a_step_would_be_seen(device: Backend) -> None:
