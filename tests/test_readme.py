@@ -16,7 +16,7 @@ from dualcnn import backend
 README = (pathlib.Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 PYTHON = re.findall(r"^```python\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
 DIFF = re.findall(r"^```diff\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
-LOOP, TORCH, TWIN, OPS, GRADED, PICTURES, TRACED = PYTHON
+LOOP, TORCH, TWIN, OPS, GRADED, PICTURES, MIXED, TRACED = PYTHON
 (REPORT,) = re.findall(r"^```text\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
 ((REMOVED, ADDED),) = [re.fullmatch(r"-(.*)\n\+(.*)\n", block).groups() for block in DIFF]
 
@@ -125,6 +125,20 @@ def test_pictures(tmp_path):
     drawn = {path.name: path.stat().st_size for path in tmp_path.iterdir()}
     assert set(drawn) == {"curves.png", "filters.png", "confusion.png", "grad_cam.png"}
     assert min(drawn.values()) > 5_000
+
+
+def test_mixed_precision(tmp_path):
+    printed = output(MIXED, tmp_path)
+    loss, scale = re.fullmatch(
+        r"loss of the last batch: (\d+\.\d+), scale (\d+)\n", printed
+    ).groups()
+    assert float(loss) < 1.0
+    assert int(scale) in {2**power for power in range(8, 17)}
+
+
+def test_mixed_precision_on_a_gpu(tmp_path):
+    need_gpu()
+    output(MIXED.replace("\ntrain, ", '\ndualcnn.use("cuda", tf32=True)\ntrain, '), tmp_path)
 
 
 def test_a_graded_layer(tmp_path):

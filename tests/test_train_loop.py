@@ -395,5 +395,5 @@ def test_fit_shows_its_scaler_and_validates_in_the_same_precision():
     assert seen[:3] == ["float32", None, "float32"]
     assert isinstance(seen[4], optim.GradScaler)
     assert seen[3::2] == ["float16", "float16"]
-    with pytest.raises(ValueError, match='expected precision "float32" or "mixed", got .half'):
+    with pytest.raises(ValueError, match=r'expected precision "float32" or "mixed", got .half'):
         train.fit(small_model(), (x, y), precision="half")
