@@ -56,7 +56,7 @@ class Fused:
             result = self.fn(_plain, *args)
             if out is None and type(result) is np.ndarray:
                 return result
-            return _delivered(result, out)
+            return _delivered(result, out, args)
         key: list[Any] = []
         largest = 0
         for a in args:
@@ -90,7 +90,7 @@ class Fused:
 
     def _plainly(self, args: tuple[Any, ...], out: Any) -> Any:
         """Evaluated as it stands, temporaries and all."""
-        return _delivered(self.fn(_plain, *args), out)
+        return _delivered(self.fn(_plain, *args), out, args)
 
     def _found(self, key: tuple[Any, ...], args: tuple[Any, ...]) -> _Found:
         """What is to be done with arguments of these kinds and shapes."""
@@ -148,13 +148,20 @@ class Fused:
         self.backend.pool.run(body, len(parts))
 
 
-def _delivered(result: Any, out: Any) -> Any:
+def _delivered(result: Any, out: Any, args: tuple[Any, ...]) -> Any:
     """Results as arrays, or written to `out`."""
     if out is None:
         if type(result) is tuple:
             return tuple(np.asarray(r) for r in result)
         return np.asarray(result)
-    deliver(list(zip(out, result, strict=True)) if isinstance(out, tuple) else [(out, result)])
+    if not isinstance(out, tuple):
+        np.copyto(out, result, casting="same_kind")
+    elif any(value is a for value in result for a in args):
+        deliver(list(zip(out, result, strict=True)))
+    else:
+        # What was computed lies in memory of its own.
+        for target, value in zip(out, result, strict=True):
+            np.copyto(target, value, casting="same_kind")
     return out
 
 
