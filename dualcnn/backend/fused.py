@@ -30,7 +30,6 @@ _Found = tuple[Program | None, tuple[int, ...], int]
 
 _plain = SimpleNamespace(**{**vars(np), "where": where})
 _apart: frozenset[int] = frozenset()
-_alone: Aliases = (_apart,)
 
 
 class Fused:
@@ -70,15 +69,15 @@ class Fused:
         if out is None:
             out = self._outputs(program, args, like, shape)
         outs = out if type(out) is tuple else (out,)
-        inline = largest < workers.INLINE_BYTES or self.backend.pool.inside
-        if inline and program.writes_last and outs[0].shape == shape:
-            # A call that reads what it writes makes its own copies: nothing to look out for.
-            aliases: Aliases | None = _alone
-        else:
+        is_small = largest < workers.INLINE_BYTES
+        aliases: Aliases | None = None
+        # Where only the last call writes to the output, and makes its own copies of what it reads
+        # there, there is nothing to look out for.
+        if not (is_small and program.writes_last and outs[0].shape == shape):
             aliases = _aliases(args, outs, shape)
-        if aliases is None:
-            return self._plainly(args, out)
-        if inline:
+            if aliases is None:
+                return self._plainly(args, out)
+        if is_small or self.backend.pool.inside:
             program.run(args, outs, aliases, self.backend.scratch)
         else:
             self._parts(program, args, outs, shape, aliases)
@@ -119,7 +118,7 @@ class Fused:
         args: tuple[Any, ...],
         outs: tuple[Any, ...],
         shape: tuple[int, ...],
-        aliases: Aliases,
+        aliases: Aliases | None,
     ) -> None:
         arrays = [a for a in args if isinstance(a, np.ndarray)]
         flat = _flat([*arrays, *outs])
