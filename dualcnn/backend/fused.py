@@ -19,6 +19,10 @@ FUSE_ELEMENTS = 1 << 17
 """Elements of one part of an elementwise expression. Parts of 2**17 to 2**18 ran twice as fast on
 two threads as parts of 2**14: each ufunc call takes the interpreter lock once."""
 
+ALONE_BYTES = 1 << 21
+"""Expressions on smaller arrays run on the caller's thread: they take 0.2 ms, and to share them
+costs as much. A LeNet step at batch 64 took 4.6 ms with 2**20 and 4.3 with 2**21 or 2**22."""
+
 PROGRAM_BYTES = 1 << 14
 """For smaller arrays temporaries cost less than the list of calls that saves them."""
 
@@ -69,15 +73,15 @@ class Fused:
         if out is None:
             out = self._outputs(program, args, like, shape)
         outs = out if type(out) is tuple else (out,)
-        is_small = largest < workers.INLINE_BYTES
         aliases: Aliases | None = None
         # Where only the last call writes to the output, and makes its own copies of what it reads
         # there, there is nothing to look out for.
+        is_small = largest < workers.INLINE_BYTES
         if not (is_small and program.writes_last and outs[0].shape == shape):
             aliases = _aliases(args, outs, shape)
             if aliases is None:
                 return self._plainly(args, out)
-        if is_small or self.backend.pool.inside:
+        if largest < ALONE_BYTES or self.backend.pool.inside:
             program.run(args, outs, aliases, self.backend.scratch)
         else:
             self._parts(program, args, outs, shape, aliases)

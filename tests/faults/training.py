@@ -302,8 +302,8 @@ FAULTS = (
     Fault(
         "a transform writes into the data set",
         LOADER,
-        "copy=True)",
-        "copy=False)",
+        "rows, self._dtype, copy=True)",
+        "rows, self._dtype, copy=False)",
         "test_data_loader.py",
     ),
     Fault(
