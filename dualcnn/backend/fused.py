@@ -34,7 +34,6 @@ _Found = tuple[Program | None, tuple[int, ...], int]
 
 _plain = SimpleNamespace(**{**vars(np), "where": where})
 _apart: frozenset[int] = frozenset()
-_alone: Aliases = (_apart,)
 
 
 class Fused:
@@ -74,15 +73,15 @@ class Fused:
         if out is None:
             out = self._outputs(program, args, like, shape)
         outs = out if type(out) is tuple else (out,)
-        inline = largest < ALONE_BYTES or self.backend.pool.inside
-        if inline and program.writes_last and outs[0].shape == shape:
-            # A call that reads what it writes makes its own copies: nothing to look out for.
-            aliases: Aliases | None = _alone
-        else:
+        aliases: Aliases | None = None
+        # Where only the last call writes to the output, and makes its own copies of what it reads
+        # there, there is nothing to look out for.
+        is_small = largest < workers.INLINE_BYTES
+        if not (is_small and program.writes_last and outs[0].shape == shape):
             aliases = _aliases(args, outs, shape)
-        if aliases is None:
-            return self._plainly(args, out)
-        if inline:
+            if aliases is None:
+                return self._plainly(args, out)
+        if largest < ALONE_BYTES or self.backend.pool.inside:
             program.run(args, outs, aliases, self.backend.scratch)
         else:
             self._parts(program, args, outs, shape, aliases)
@@ -123,7 +122,7 @@ class Fused:
         args: tuple[Any, ...],
         outs: tuple[Any, ...],
         shape: tuple[int, ...],
-        aliases: Aliases,
+        aliases: Aliases | None,
     ) -> None:
         arrays = [a for a in args if isinstance(a, np.ndarray)]
         flat = _flat([*arrays, *outs])
