@@ -8,6 +8,7 @@ Adam adds epsilon before the bias correction, Kingma and Ba's after it.
 
 from __future__ import annotations
 
+import math
 import os
 from typing import Any
 
@@ -17,7 +18,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import keras
 import numpy as np
 from keras import ops
-from recipe import Recipe, ScalarBias
+from recipe import Recipe
+from scalar_bias import ScalarBias
 
 from dualcnn import Tensor, backend, nn
 
@@ -77,7 +79,7 @@ def loss_of(recipe: Recipe) -> Any:
     return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
 
-class _Adam(keras.optimizers.Adam):
+class PaperAdam(keras.optimizers.Adam):
     """Adam with epsilon where the paper has it: beside the root of the corrected moment."""
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
@@ -87,8 +89,9 @@ class _Adam(keras.optimizers.Adam):
         m, v = self._momentums[i], self._velocities[i]
         self.assign_add(m, (gradient - m) * (1 - self.beta_1))
         self.assign_add(v, (ops.square(gradient) - v) * (1 - self.beta_2))
-        m_hat = m / (1 - ops.power(ops.cast(self.beta_1, kind), step))
-        v_hat = v / (1 - ops.power(ops.cast(self.beta_2, kind), step))
+        # 1 - beta**step, which in float32 would lose digits where the power is near 1.
+        m_hat = m / -ops.expm1(step * math.log(self.beta_1))
+        v_hat = v / -ops.expm1(step * math.log(self.beta_2))
         rate = ops.cast(learning_rate, kind)
         self.assign_sub(variable, rate * m_hat / (ops.sqrt(v_hat) + self.epsilon))
 
@@ -99,7 +102,7 @@ def optimizer_of(recipe: Recipe, biases: list[Any]) -> Any:
     rate = options["lr"]
     if recipe.optimizer == "Adam":
         beta1, beta2 = options["betas"]
-        return _Adam(rate, beta1, beta2, options["eps"])
+        return PaperAdam(rate, beta1, beta2, options["eps"])
     decay = options["weight_decay"] or None
     # Decayed by itself in Keras, which without momentum is the same as decay in the gradient.
     if recipe.optimizer != "SGD" or (decay and options["momentum"]):

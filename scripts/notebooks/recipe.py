@@ -11,18 +11,6 @@ import numpy as np
 from dualcnn import backend, nn, optim
 
 
-class ScalarBias(nn.Module):
-    """One number, learned, added to all outputs of a layer."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        be = backend.current()
-        self.bias = nn.Parameter(be.zeros((1,), be.dtype("float32")))
-
-    def forward(self, input: Any) -> Any:
-        return input + self.bias
-
-
 @dataclass(frozen=True)
 class Group:
     """Options of an optimizer, and the names of the parameters that they hold for."""

@@ -17,8 +17,11 @@ BUNDLED = 5000, 1000
 """How many training and test images come with dualcnn."""
 
 
-def parser(doc: str | None, images: int, test_images: int) -> argparse.ArgumentParser:
-    """The options all five share; `images` and `test_images` are the notebook's own numbers."""
+def parser(doc: str | None, images: int, test_images: int = 0) -> argparse.ArgumentParser:
+    """The options all five share; `images` and `test_images` are the notebook's own numbers.
+
+    Without `test_images` a script tests on training images that it keeps back.
+    """
     options = argparse.ArgumentParser(description=(doc or "").split("\n", 1)[0])
     options.add_argument("--backend", default="cpu", help='"cpu", "cuda", "cuda:1" or "auto"')
     options.add_argument("--seed", type=int, default=0, help="of the initial weights")
@@ -26,9 +29,10 @@ def parser(doc: str | None, images: int, test_images: int) -> argparse.ArgumentP
     options.add_argument(
         "--images", type=int, default=images, help="training images (%(default)s, the notebook's)"
     )
-    options.add_argument(
-        "--test-images", type=int, default=test_images, help="test images (%(default)s)"
-    )
+    if test_images:
+        options.add_argument("--test-images", type=int, default=test_images, help="(%(default)s)")
+    else:
+        options.set_defaults(test_images=0)
     options.add_argument(
         "--data-dir", type=Path, help="a folder with mnist/, if more digits are asked for than the "
         "bundled ones; by default DUALCNN_DATA and the cache, then a download",
@@ -40,6 +44,11 @@ def parser(doc: str | None, images: int, test_images: int) -> argparse.ArgumentP
     )
     options.add_argument(
         "--every", type=int, help="with --control, print every that many steps; by default 50"
+    )
+    options.add_argument(
+        "--winograd",
+        action="store_true",
+        help="with --control, let convolutions be Winograd's, which round ten times more coarsely",
     )
     options.add_argument("--plot", type=Path, metavar="FOLDER", help="write pictures there")
     return options

@@ -12,6 +12,7 @@ import numpy as np
 from recipe import Recipe
 from sides import Dualcnn, Log, Side
 
+import dualcnn
 from dualcnn import nn, optim
 
 MOVED = 1e-7
@@ -100,7 +101,9 @@ def train_both(
     `train(side, say)` must give each side the same batches, and `say` what it has to tell.
     """
     recipe = Recipe.of(args.control, model, optimizer, loss) if args.control else None
-    ours = train(Dualcnn(model, optimizer, loss), say)
+    # A control is compared with the same arithmetic; without one the library does as it likes.
+    with dualcnn.algorithms(exact=recipe is not None and not args.winograd):
+        ours = train(Dualcnn(model, optimizer, loss), say)
     for data, measured in ours.held.items():
         say(f"{data}: {measured}")
     if recipe is None:

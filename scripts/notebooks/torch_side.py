@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from recipe import Recipe, ScalarBias
+from recipe import Recipe
+from scalar_bias import ScalarBias
 
 from dualcnn import Tensor, backend, nn
 
