@@ -2,7 +2,7 @@
 
 Everything public is reachable from here: `nn`, `optim`, `functional` and `data` to build and feed a
 network, `train` to fit one, `ops` for the mathematics on plain arrays, `check` to grade your own
-layers, `use` to choose a backend.
+layers, `viz` for pictures, `use` to choose a backend.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from . import autograd, backend, functional, nn, ops, optim, random
-from .autograd import Tensor, apply, is_grad_enabled, no_grad
+from .autograd import Tensor, apply, enable_grad, is_grad_enabled, no_grad
 from .backend import asarray, available, to_numpy, use
 from .functional import cat, flatten, log_softmax, matmul, relu, reshape, sigmoid, softmax, tanh
 from .ops.algorithms import algorithms
 from .random import manual_seed
 
 if TYPE_CHECKING:
-    from . import check, data, interop, models, train
+    from . import check, data, interop, models, train, viz
     from .interop.safetensors import load, save
 
 __version__ = "0.1.0"
@@ -34,6 +34,7 @@ __all__ = [
     "cat",
     "check",
     "data",
+    "enable_grad",
     "flatten",
     "functional",
     "interop",
@@ -57,10 +58,11 @@ __all__ = [
     "to_numpy",
     "train",
     "use",
+    "viz",
 ]
 
 # Loaded when first asked for, so that `import dualcnn` stays within 0.1 s of `import numpy`.
-_LAZY = ("check", "data", "interop", "models", "train")
+_LAZY = ("check", "data", "interop", "models", "train", "viz")
 
 
 def __getattr__(name: str) -> Any:

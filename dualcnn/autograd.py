@@ -19,7 +19,7 @@ from . import backend
 from .backend import Array, Backend
 from .operators import Operators
 
-__all__ = ["Tensor", "apply", "is_grad_enabled", "no_grad"]
+__all__ = ["Tensor", "apply", "enable_grad", "is_grad_enabled", "no_grad"]
 
 _recording: ContextVar[bool] = ContextVar("dualcnn_recording", default=True)
 
@@ -28,6 +28,16 @@ _recording: ContextVar[bool] = ContextVar("dualcnn_recording", default=True)
 def no_grad() -> Iterator[None]:
     """Record nothing within the block, or within the function that it decorates."""
     token = _recording.set(False)
+    try:
+        yield
+    finally:
+        _recording.reset(token)
+
+
+@contextmanager
+def enable_grad() -> Iterator[None]:
+    """Record within the block, or within the function that it decorates, also inside `no_grad`."""
+    token = _recording.set(True)
     try:
         yield
     finally:

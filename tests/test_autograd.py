@@ -131,6 +131,21 @@ def test_the_end_of_an_inner_no_grad_leaves_the_outer_one():
     assert dualcnn.is_grad_enabled()
 
 
+def test_enable_grad_records_inside_no_grad(be):
+    x = leaf(be, [1.0, 2.0])
+    with dualcnn.no_grad():
+        with dualcnn.enable_grad():
+            assert dualcnn.is_grad_enabled()
+            y = (x * 3).sum()
+        assert not dualcnn.is_grad_enabled()
+        assert not (x * 2).requires_grad
+    y.backward()
+    assert grad(x) == [3, 3]
+    with pytest.raises(ZeroDivisionError), dualcnn.no_grad(), dualcnn.enable_grad():
+        1 / 0  # noqa: B018
+    assert dualcnn.is_grad_enabled()
+
+
 def test_no_grad_as_a_decorator_and_after_an_error():
     x = Tensor([1.0], requires_grad=True)
 

@@ -16,7 +16,7 @@ from dualcnn import backend
 README = (pathlib.Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 PYTHON = re.findall(r"^```python\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
 DIFF = re.findall(r"^```diff\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
-LOOP, TORCH, TWIN, OPS, GRADED = PYTHON
+LOOP, TORCH, TWIN, OPS, GRADED, PICTURES = PYTHON
 (REPORT,) = re.findall(r"^```text\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
 ((REMOVED, ADDED),) = [re.fullmatch(r"-(.*)\n\+(.*)\n", block).groups() for block in DIFF]
 
@@ -117,6 +117,14 @@ def test_ops_on_cupy_arrays(tmp_path):
     first, rest = OPS.split("\n", 1)
     assert first == "import numpy as xp  # or: import cupy as xp"
     check_shapes(output(f"import cupy as xp\n{rest}", tmp_path))
+
+
+def test_pictures(tmp_path):
+    pytest.importorskip("matplotlib", reason="matplotlib isn't installed")
+    output(PICTURES, tmp_path)
+    drawn = {path.name: path.stat().st_size for path in tmp_path.iterdir()}
+    assert set(drawn) == {"curves.png", "filters.png", "confusion.png", "grad_cam.png"}
+    assert min(drawn.values()) > 5_000
 
 
 def test_a_graded_layer(tmp_path):
