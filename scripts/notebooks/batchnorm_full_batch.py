@@ -66,12 +66,14 @@ def main(argv: list[str] | None = None) -> Comparison | None:
             learned = learn(side, training, log)
             if side.model is model:
                 say(f"step {step}: train {learned}; test {held[-1]}, by its own {own:.4f}")
-        log.held["test images before the last step"] = held[-1]
+        side.observe(side.take(x, y)[0])
+        log.held["test images after the last step"] = measure(side, test)
         log.curves["test loss"] = [found.loss for found in held]
+        log.curves["test accuracy"] = [found.accuracy for found in held]
         return log
 
     optimizer = optim.SGD(model.parameters(), lr=0.5)
-    return train_both(args, model, optimizer, train)[1]
+    return train_both(args, model, optimizer, train, test)
 
 
 if __name__ == "__main__":

@@ -52,8 +52,7 @@ def main(argv: list[str] | None = None) -> Comparison | None:
 
     model = network().to(dtype=args.dtype)
     optimizer = optim.SGD(model.parameters(), lr=0.01)
-    _, comparison = train_both(args, model, optimizer, train)
-    return comparison
+    return train_both(args, model, optimizer, train, whole)
 
 
 if __name__ == "__main__":

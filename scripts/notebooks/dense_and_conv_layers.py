@@ -125,7 +125,7 @@ def main(argv: list[str] | None = None) -> Comparison | None:
     maps = backend.to_numpy(model[:2](next(iter(held))[0])[:1].detach())[0]
     distinct = len(np.unique(maps.reshape(64, -1), axis=0))
     say(f"of its 64 maps of an image {distinct} differ, because its kernels do")
-    return train_both(args, model, optim.Adam(model.parameters(), lr=1e-3), train)[1]
+    return train_both(args, model, optim.Adam(model.parameters(), lr=1e-3), train, held)
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from dualcnn.nn import init
 
 TITLES = {
     "mlp": "MLP, full batch, SGD at 1e-5",
-    "mlp-learns": "MLP, batches of 100, SGD at 0.01",
+    "mlp-learns": "MLP, batches of 100, SGD at 0.005",
     "sgd": "ConvNet, SGD at 0.005, one image at a time",
     "adam": "ConvNet, Adam at 0.005, batches of 100",
 }
@@ -119,14 +119,18 @@ def train_mlp(args: argparse.Namespace, part: str) -> Comparison | None:
     # Both trainings start from the same weights.
     dualcnn.manual_seed(args.seed)
     model = mlp().to(dtype=args.dtype)
-    optimizer = regularised(model, 1e-5 if full_batch else 1e-2)
-    found = train_both(args, model, optimizer, train, LOSS)[1]
+    optimizer = regularised(model, 1e-5 if full_batch else 5e-3)
+    found = train_both(args, model, optimizer, train, held, LOSS, part)
     say(f"regularisation loss: {regularisation(model):.4f}")
     return found
 
 
 def train_convnet(
-    args: argparse.Namespace, model: nn.Sequential, optimizer: optim.Optimizer, size: int
+    args: argparse.Namespace,
+    part: str,
+    model: nn.Sequential,
+    optimizer: optim.Optimizer,
+    size: int,
 ) -> Comparison | None:
     count = args.conv_images
     images, _ = data.mnist5k() if 2 * count <= BUNDLED[0] else data.mnist(args.data_dir)
@@ -142,7 +146,7 @@ def train_convnet(
         log.held[f"images {count:,} to {2 * count:,}"] = measure(side, held)
         return log
 
-    found = train_both(args, model, optimizer, train)[1]
+    found = train_both(args, model, optimizer, train, held, part=part)
     x, _ = next(iter(held))
     say_layers(model, x[:1])
     return found
@@ -167,10 +171,10 @@ def main(argv: list[str] | None = None) -> dict[str, Comparison | None]:
             found[part] = train_mlp(args, part)
         elif part == "sgd":
             optimizer = optim.SGD(singly.parameters(), lr=0.005)
-            found[part] = train_convnet(args, singly, optimizer, 1)
+            found[part] = train_convnet(args, part, singly, optimizer, 1)
         else:
             adam = optim.Adam(in_batches.parameters(), lr=0.005, betas=(0.9, 0.999), eps=1e-4)
-            found[part] = train_convnet(args, in_batches, adam, 100)
+            found[part] = train_convnet(args, part, in_batches, adam, 100)
     return found
 
 

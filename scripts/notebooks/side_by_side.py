@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ from recipe import Recipe
 from sides import Dualcnn, Log, Side
 
 import dualcnn
-from dualcnn import nn, optim
+from dualcnn import Tensor, nn, optim
 
 MOVED = 1e-7
 """The share by which weights are moved to see how far rounding alone carries a training."""
@@ -94,11 +94,14 @@ def train_both(
     model: nn.Sequential,
     optimizer: optim.Optimizer,
     train: Callable[[Side, Callable[[str], None]], Log],
+    held: Iterable[tuple[Tensor, Tensor]],
     loss: str = "cross entropy",
-) -> tuple[Log, Comparison | None]:
+    part: str = "",
+) -> Comparison | None:
     """Train dualcnn's side, then, if asked for, the control from the same weights; print both.
 
-    `train(side, say)` must give each side the same batches, and `say` what it has to tell.
+    `train(side, say)` must give each side the same batches, and `say` what it has to tell. With
+    --plot, pictures of dualcnn's side go to the folder, under the name of the part.
     """
     recipe = Recipe.of(args.control, model, optimizer, loss) if args.control else None
     # A control is compared with the same arithmetic; without one the library does as it likes.
@@ -106,15 +109,19 @@ def train_both(
         ours = train(Dualcnn(model, optimizer, loss), say)
     for data, measured in ours.held.items():
         say(f"{data}: {measured}")
+    if args.plot:
+        from pictures import draw
+
+        draw(args.plot / part, model, ours, held)
     if recipe is None:
-        return ours, None
+        return None
     theirs = train(control(recipe), lambda text: say(f"{args.control}: {text}"))
     moved = None
     if args.dtype == "float32":
         moved = train(control(recipe.moved(MOVED, args.seed)), lambda text: None)
     found = Comparison(args.control, ours, theirs, moved)
     say(found.table(args.every))
-    return ours, found
+    return found
 
 
 def say(text: str) -> None:

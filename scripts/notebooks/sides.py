@@ -20,7 +20,7 @@ from dualcnn.train import Metrics
 
 def squared_error(output: Tensor, labels: Tensor) -> Tensor:
     """The squared distance from the labels as one-hot vectors; the mean over the batch."""
-    target = F.one_hot(labels, 10).astype(str(output.dtype))
+    target = F.one_hot(labels, 10).astype(output.dtype)
     return F.mse_loss(output, target, reduction="sum") / len(labels)
 
 

@@ -95,7 +95,9 @@ def main(argv: list[str] | None = None) -> dict[str, Comparison | None]:
     first, held = from_zero(training[:1000], 500, args), from_zero(test, 500, args)
     some, _ = next(iter(first))
 
-    def trained(model: nn.Sequential, batches: data.DataLoader, lr: float) -> Comparison | None:
+    def trained(
+        part: str, model: nn.Sequential, batches: data.DataLoader, lr: float
+    ) -> Comparison | None:
         every = max(1, 5000 // batches.batch_size)
 
         def train(side: Side, say: Callable[[str], None]) -> Log:
@@ -111,7 +113,8 @@ def main(argv: list[str] | None = None) -> dict[str, Comparison | None]:
 
         say_start(model, first)
         say(alive(model, some))
-        return train_both(args, model, optim.SGD(model.parameters(), lr=lr), train)[1]
+        optimizer = optim.SGD(model.parameters(), lr=lr)
+        return train_both(args, model, optimizer, train, held, part=part)
 
     found = {}
     singly = from_zero(training, 1, args)
@@ -119,7 +122,7 @@ def main(argv: list[str] | None = None) -> dict[str, Comparison | None]:
         say(f"\n== one kernel, started as {part}")
         model = one_kernel().to(dtype=args.dtype)
         STARTS[part](model)
-        found[part] = trained(model, singly, RATE)
+        found[part] = trained(part, model, singly, RATE)
     if "many" in args.parts:
         say("\n== 32 kernels and two dense layers, started as notebook")
         model = many_kernels().to(dtype=args.dtype)
@@ -128,7 +131,8 @@ def main(argv: list[str] | None = None) -> dict[str, Comparison | None]:
         say("\n== 32 kernels and two dense layers, started as Keras starts layers")
         model = many_kernels().to(dtype=args.dtype)
         start_as_keras(model)
-        found["many"] = trained(model, from_zero(training, args.batch_size, args), 0.1)
+        batches = from_zero(training, args.batch_size, args)
+        found["many"] = trained("many", model, batches, 0.1)
     return found
 
 
