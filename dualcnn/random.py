@@ -15,6 +15,7 @@ from .backend import Array, Backend
 
 __all__ = [
     "Stream",
+    "batch_stream",
     "get_state",
     "manual_seed",
     "next_stream",
@@ -34,8 +35,10 @@ class Stream(NamedTuple):
 
 _lock = threading.Lock()
 _state = Stream(0, 0)
-# Shuffles draw from streams far above those that layers use, so neither depends on the other.
+# Shuffles and batches draw from streams far above those that layers use: none depends on another.
 _SHUFFLE = 1 << 63
+_BATCH = 1 << 62
+_EPOCHS, _STEPS, _LAYERS = 1 << 30, 1 << 24, 1 << 8
 
 
 def manual_seed(seed: int) -> None:
@@ -64,6 +67,18 @@ def next_stream() -> Stream:
         stream = _state
         _state = Stream(stream.seed, stream.draw + 1)
     return stream
+
+
+def batch_stream(seed: int, epoch: int, step: int, layer: int = 0) -> Stream:
+    """The stream of what is drawn for batch `step` of an epoch: for `layer`, one of several uses.
+
+    Nothing else takes these streams, so what a batch gets depends on these four numbers alone.
+    """
+    bounds = {"epoch": (epoch, _EPOCHS), "step": (step, _STEPS), "layer": (layer, _LAYERS)}
+    for name, (value, limit) in bounds.items():
+        if not 0 <= value < limit:
+            raise ValueError(f"expected {name} from 0 to {limit - 1}, got {value}")
+    return Stream(seed, _BATCH + (epoch * _STEPS + step) * _LAYERS + layer)
 
 
 def _unit(n: int, stream: Stream | None) -> Any:

@@ -44,8 +44,8 @@ def expressions() -> dict[str, Callable[..., Any]]:
 
 
 EXPRESSIONS = expressions()
-BOOLEAN = {"keep", "inside", "firsts", "hits"}
-WHOLE = {"found", "place"}
+BOOLEAN = {"keep", "inside", "firsts", "hits", "of_row", "of_column"}
+WHOLE = {"found", "place", "words"}
 UNTRACED = {"ops.arithmetic._pow", "ops.arithmetic._pow_grad", "ops.arithmetic._base_grad",
             "optim.clip._power"}  # fmt: skip
 """A power is an operator that looks at its exponent."""
@@ -281,3 +281,16 @@ def test_temporaries_are_few_and_kept() -> None:
         with np.errstate(all="ignore"):
             call(*args, out=outs)
     assert 1 <= len(seen) <= 3
+
+
+def _chosen(xp: Any, x: Any, y: Any, condition: Any) -> Any:
+    return xp.where(condition, x, y), xp.where(condition, x, 0)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "float32", "float64", "int64"])
+@pytest.mark.parametrize("rows", [False, True])
+def test_a_choice_between_values_of_any_kind(dtype: str, rows: bool) -> None:
+    draw = rng(5)
+    shape = SHAPE[-1:] if rows else SHAPE
+    values = [draw.integers(0, 256, s).astype(dtype) for s in (shape, SHAPE)]
+    assert traced(check(_chosen, [*values, draw.integers(0, 2, SHAPE).astype(bool)]))

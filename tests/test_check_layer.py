@@ -102,6 +102,34 @@ def test_the_gradient_of_a_wrong_forward_is_not_blamed() -> None:
     assert "Mend that first" in flat(report)
 
 
+def test_a_right_gradient_of_a_forward_that_subtracts_is_told_to_have_the_other_sign() -> None:
+    def forward(x: Any, w: Any, b: Any) -> Any:
+        return x @ w.T - b
+
+    report = check.layer(forward, LAYERS["linear"][1], "linear")
+    assert report.mistakes == ("y: bias subtracted",)
+    assert "gb is right for our forward, and for yours, as long as it is wrong, it has" in flat(
+        report
+    )
+    turned = spoiled(LAYERS["linear"][1], "gb[o] += gy[n, o]", "gb[o] -= gy[n, o]")
+    report = check.layer(forward, turned, "linear")
+    assert report.findings[3].verdict == "follows"
+    assert "the other sign" not in flat(report)
+    assert "the other sign" not in flat(check.layer(*LAYERS["linear"], "linear"))
+
+
+def test_a_layer_with_its_relu() -> None:
+    def forward(x: Any, w: Any, b: Any) -> Any:
+        return relu(x @ w.T + b)
+
+    def backward(gy: Any, x: Any, w: Any, b: Any) -> Any:
+        return LAYERS["linear"][1](gy * (forward(x, w, b) > 0), x, w, b)
+
+    report = check.layer(forward, backward, "linear")
+    assert report.mistakes == ("y: ReLU included",)
+    assert [f.verdict for f in report.findings] == ["mistake", "follows", "follows", "follows"]
+
+
 def test_another_choice_at_a_tie_is_a_remark() -> None:
     report = check.layer(relu, lambda gy, x: gy * (x >= 0), "relu")
     assert report.ok

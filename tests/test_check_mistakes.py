@@ -12,6 +12,7 @@ from students.spoiled import LAYERS, spoiled
 
 from dualcnn import check
 from dualcnn.check.layers import SUBJECTS
+from dualcnn.check.rules import RULES
 
 PAGE = pathlib.Path(__file__).parents[1] / "docs" / "check.md"
 WINDOW = "x_pad[n, :, row : row + kh, column : column + kw]\n"
@@ -182,6 +183,8 @@ def test_at_least_twenty_mistakes_of_each_large_layer() -> None:
 
 # The page that lists them.
 
+RULE_OPTIONS: dict[str, dict[str, float]] = {"sgd": {"momentum": 0.9}, "adam": {}}
+
 
 def listed() -> str:
     rows = []
@@ -193,6 +196,9 @@ def listed() -> str:
                 if m.output == output
             ]
             rows.append((f"`{subject.name}`", f"`{output}`", len(names), "; ".join(names)))
+    for name, options in RULE_OPTIONS.items():
+        names = [m.name for m in RULES[name](lr=0.1, samples=2, **options).mistakes]
+        rows.append((f"`{name}`", "the step", len(names), "; ".join(names)))
     rows.append(("all", "", sum(row[2] for row in rows), ""))
     lines = [f"| {' | '.join(map(str, row))} |" for row in rows]
     return "\n".join(

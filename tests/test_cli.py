@@ -165,7 +165,8 @@ def test_a_mistake_in_a_config_file_leaves_no_run(command, tmp_path):
     (tmp_path / "c.toml").write_text('model = "vgg"')
     status, _, err = command("train", "--config", "c.toml")
     assert status == 2
-    assert err == "dualcnn: error: c.toml: model: expected one of cnn, lenet, mlp, got vgg\n"
+    known = "cnn, lenet, mlp, resnet9"
+    assert err == f"dualcnn: error: c.toml: model: expected one of {known}, got vgg\n"
     assert os.listdir(tmp_path) == ["c.toml"]
 
 
@@ -173,7 +174,7 @@ def test_a_mistake_in_a_config_file_leaves_no_run(command, tmp_path):
     ("arguments", "message"),
     [
         (["train", "--backend", "gpu"], "unknown backend 'gpu'; expected \"auto\""),
-        (["train", "--model", "vgg"], "--model: expected one of cnn, lenet, mlp, got vgg"),
+        (["train", "--model", "vgg"], "--model: expected one of cnn, lenet, mlp, resnet9, got vgg"),
         (["train", "--epochs", "0"], "--epochs: expected a whole number from 1"),
         (["train", "--epochs", "many"], "--epochs: expected a whole number from 1, got many"),
         (["train", "--lr", "-1"], "--lr: expected a number above 0"),

@@ -94,7 +94,7 @@ def test_arguments_win_against_the_file(tmp_path):
         ("c.toml", "epochs = true", "epochs: expected a number"),
         ("c.toml", "epochs = 0", "epochs: expected a whole number from 1, got 0"),
         ("c.toml", "batch_size = 0.5", "batch_size: expected a whole number from 1, got 0.5"),
-        ("c.toml", 'model = "vgg"', "model: expected one of cnn, lenet, mlp, got vgg"),
+        ("c.toml", 'model = "vgg"', "model: expected one of cnn, lenet, mlp, resnet9, got vgg"),
         ("c.toml", "batch_size = 1\nbatch-size = 2", "batch-size is there twice"),
     ],
 )

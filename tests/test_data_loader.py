@@ -292,6 +292,67 @@ def test_a_pass_copies_nothing_from_the_host_but_its_order(shuffle: bool) -> Non
         assert stand_in.counters.synchronisations == 0
 
 
+# Data that stays on the host.
+
+SOURCES = {
+    "bytes": (images(50), np.arange(50) % 7),
+    "doubles": (images(50) / 255, np.arange(50) / 7),
+    "one channel": (images(50, channels=1), np.arange(50, dtype="int32")),
+    "a table": (np.linspace(0, 1, 100).reshape(50, 2), np.arange(50)),
+    "every other": (images(100)[::2], np.arange(100)[::2]),
+}
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+@pytest.mark.parametrize("name", SOURCES)
+def test_data_on_the_host_gives_the_same_bits(be: Backend, name: str, shuffle: bool) -> None:
+    x, y = SOURCES[name]
+    both = [
+        DataLoader((x, y), 8, shuffle, seed=2, mean=0.3, std=0.7, resident=resident)
+        for resident in (True, False)
+    ]
+    for _ in range(2):
+        seen = 0
+        for (a, b), (c, d) in zip(*both, strict=True):
+            for one, other in ((a, c), (b, d)):
+                assert be.owns(other.data)
+                assert other.dtype == one.dtype
+                assert np.array_equal(host(one), host(other))
+            seen += len(host(b))
+        assert seen == 50
+
+
+def test_batches_from_the_host_are_the_users_to_keep(be: Backend) -> None:
+    loader = DataLoader(dataset(50), 4, shuffle=True, resident=False)
+    kept = list(loader)
+    loader.set_epoch(0)
+    for (x, y), (again, labels) in zip(kept, loader, strict=True):
+        assert np.array_equal(host(x), host(again))
+        assert np.array_equal(host(y), host(labels))
+
+
+def test_data_on_the_host_is_read_where_it_is(be: Backend, tmp_path: Any) -> None:
+    images(50).tofile(tmp_path / "pixels")
+    mapped = np.memmap(tmp_path / "pixels", "uint8", "r", shape=(50, 3, 4, 5))
+    loader = DataLoader((mapped, np.arange(50)), 8, shuffle=True, resident=False)
+    assert np.shares_memory(loader._x, mapped)
+    for x, y in loader:
+        assert np.array_equal(host(x), (images(50)[host(y)] / 255).astype("float32"))
+
+
+def test_a_pass_from_the_host_sends_each_batch_once_and_waits_for_none() -> None:
+    device = backend.CupyBackend(stand_in.cupy)
+    stand_in.counters.reset()
+    loader = DataLoader(dataset(50), 8, shuffle=True, backend=device, resident=False)
+    assert stand_in.counters.host_copies == 0
+    for _ in range(2):
+        stand_in.counters.reset()
+        assert sum(1 for _ in loader) == 7
+        # Images and labels.
+        assert stand_in.counters.host_copies == 14
+        assert stand_in.counters.synchronisations == 0
+
+
 # Errors of the loader.
 
 

@@ -271,7 +271,8 @@ def test_attributes_changed_after_a_forward(place: int, attribute: str, value: A
     if attribute == "return_indices":
         assert isinstance(actual, tuple)
         actual, expected = actual[1], expected[1]
-    np.testing.assert_array_equal(to_numpy(actual), to_numpy(expected))
+    # Before a pooling fewer places are multiplied, and BLAS may add up the last of them otherwise.
+    np.testing.assert_allclose(to_numpy(actual), to_numpy(expected), rtol=0, atol=1e-6)
 
 
 def test_a_slice_of_a_row_is_its_layers() -> None:

@@ -166,7 +166,7 @@ def can_run(algorithm: str, case: Case) -> bool:
     return {
         "im2col": True,
         "depthwise": groups == case.x[1] == case.w[0],
-        "toeplitz": plain,
+        "chwn": plain,
         "winograd2": minimal,
         "winograd4": minimal,
     }[algorithm]

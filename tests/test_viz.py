@@ -163,6 +163,11 @@ def test_a_map_of_zeros_and_one_of_no_numbers(matplotlib):
     viz.grad_cam(model, "1", X, target=0).draw_without_rendering()
 
 
+def test_images_of_any_backend_are_named_in_errors(be):
+    with pytest.raises(ValueError, match=r"got \(2, 2, 8, 8\); choose channels"):
+        viz.saliency(net(channels=2), dualcnn.Tensor(be.asarray(np.zeros((2, 2, 8, 8)), "float32")))
+
+
 def test_images_that_cannot_be_shown():
     with pytest.raises(ValueError, match=r"expected x of shape .* got \(2, 2, 8, 8\); choose"):
         viz.saliency(net(channels=2), np.zeros((2, 2, 8, 8), "float32"))

@@ -233,7 +233,13 @@ def test_layers_without_maps(layer, message):
 @pytest.mark.parametrize(
     ("x", "target", "error", "message"),
     [
-        (X[0], None, ValueError, r"expected x of shape \(N, C, H, W\), got \(1, 8, 8\).*x\[None\]"),
+        (
+            X[0],
+            None,
+            ValueError,
+            r"expected x of shape \(N, C, H, W\), .*got \(1, 8, 8\).*x\[None\]",
+        ),
+        (X[:0], None, ValueError, r"N at least 1, got \(0, 1, 8, 8\)"),
         (X.astype("uint8"), None, TypeError, r"floating-point x, .* got uint8; the batches of a D"),
         (X, 3, ValueError, r"expected target from 0 to 2, got 3"),
         (X, [0], ValueError, r"a target for each of the 2 images, or one number for all, got 1"),

@@ -12,7 +12,7 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 from types import TracebackType
 from typing import Any, Self, TypeAlias
@@ -128,6 +128,18 @@ class Backend:
     def to_numpy(self, x: Array) -> Any:
         """The NumPy array with the values of `x`; it shares memory where it can."""
         return np.asarray(x)
+
+    def upload(
+        self, sources: Sequence[Any], batch_size: int, wanted: Iterable[Any]
+    ) -> Iterator[list[Array]]:
+        """Rows of the NumPy arrays `sources`, for each of `wanted`: slices or host integers.
+
+        At most `batch_size` rows at a time. They may be views, and hold only until the next are
+        asked for: on a device the next batch is sent while this one is worked on, and then the next
+        but one takes its place.
+        """
+        for index in wanted:
+            yield [self.asarray(source[index]) for source in sources]
 
     def scalar(self, x: Any) -> Array:
         """`x` as an array: reductions of some namespaces return bare scalars."""

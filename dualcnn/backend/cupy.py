@@ -5,13 +5,14 @@ The array module is an argument, so that a stand-in can take CuPy's place where 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from .base import Array
 from .strided import StridedBackend
+from .upload import upload
 
 __all__ = ["CupyBackend"]
 
@@ -57,6 +58,11 @@ class CupyBackend(StridedBackend):
 
     def to_numpy(self, x: Array) -> Any:
         return x.get()
+
+    def upload(
+        self, sources: Sequence[Any], batch_size: int, wanted: Iterable[Any]
+    ) -> Iterator[list[Array]]:
+        return upload(self, sources, batch_size, wanted)
 
     def synchronize(self) -> None:
         self.cp.cuda.get_current_stream().synchronize()

@@ -275,7 +275,11 @@ def where(condition: Any, a: Any, b: Any, out: Any = None) -> Any:
     return out
 
 
-_BITS: dict[str, Any] = {"f": np.dtype(np.int32), "d": np.dtype(np.int64)}
+_BITS: dict[str, Any] = {
+    "f": np.dtype(np.int32),
+    "d": np.dtype(np.int64),
+    "B": np.dtype(np.uint8),
+}
 
 ZEROS = 1 << 13
 """Zeros that a maximum with zero reads: NumPy's loop has vectors for two arrays, none for an array

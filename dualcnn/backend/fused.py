@@ -19,6 +19,10 @@ FUSE_ELEMENTS = 1 << 17
 """Elements of one part of an elementwise expression. Parts of 2**17 to 2**18 ran twice as fast on
 two threads as parts of 2**14: each ufunc call takes the interpreter lock once."""
 
+ALONE_BYTES = 1 << 21
+"""Expressions on smaller arrays run on the caller's thread: they take 0.2 ms, and to share them
+costs as much. A LeNet step at batch 64 took 4.6 ms with 2**20 and 4.3 with 2**21 or 2**22."""
+
 PROGRAM_BYTES = 1 << 14
 """For smaller arrays temporaries cost less than the list of calls that saves them."""
 
@@ -70,7 +74,7 @@ class Fused:
         if out is None:
             out = self._outputs(program, args, like, shape)
         outs = out if type(out) is tuple else (out,)
-        inline = largest < workers.INLINE_BYTES or self.backend.pool.inside
+        inline = largest < ALONE_BYTES or self.backend.pool.inside
         if inline and program.writes_last and outs[0].shape == shape:
             # A call that reads what it writes makes its own copies: nothing to look out for.
             aliases: Aliases | None = _alone

@@ -15,6 +15,7 @@ from . import workers
 from .arena import SMALLEST, Arena
 from .base import Array
 from .fused import Fused
+from .products import multiply
 from .strided import StridedBackend
 from .workers import WorkerPool, even, pool, staggered
 
@@ -209,10 +210,10 @@ class NumpyBackend(StridedBackend):
         """The product, by one BLAS thread a worker: BLAS's own threads add up in another order."""
         multiplications = out.size * a.shape[-1]
         if multiplications < SERIAL_PRODUCT or self.pool.inside:
-            return np.matmul(a, b, out=out)
+            return multiply(a, b, out)
         if multiplications < SHARED_PRODUCT or not (out.ndim == a.ndim == b.ndim <= 3):
             with self.pool.one_blas_thread():
-                return np.matmul(a, b, out=out)
+                return multiply(a, b, out)
         axis = 0 if out.ndim == 3 else int(out.shape[1] > out.shape[0])
         most = out.shape[axis] // (1 if out.ndim == 3 else SKINNY)
         parts = even(
@@ -222,11 +223,11 @@ class NumpyBackend(StridedBackend):
         def body(i: int) -> None:
             part = parts[i]
             if axis:
-                np.matmul(a, b[:, part], out=out[:, part])
+                multiply(a, b[:, part], out[:, part])
             elif out.ndim == 3:
-                np.matmul(a[part], b[part], out=out[part])
+                multiply(a[part], b[part], out[part])
             else:
-                np.matmul(a[part], b, out=out[part])
+                multiply(a[part], b, out[part])
 
         self.pool.run(body, len(parts))
         return out

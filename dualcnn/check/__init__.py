@@ -1,11 +1,27 @@
 """Proof for your own code: gradients by differences, layers against the library's.
 
 `gradcheck` compares the gradients of anything on the tape with central differences. `layer` grades
-a forward and a backward in plain NumPy, and names the likely mistake.
+a forward and a backward in plain NumPy, `optimizer` an update rule, and each names the likely
+mistake. `parameters` looks at initial weights, `evaluation` at a network's answers.
 """
 
+from .evaluation import evaluation
 from .gradcheck import GradcheckError, gradcheck
 from .grade import layer
+from .parameters import parameters
 from .report import Example, Finding, Report
+from .style import Style
+from .update import optimizer
 
-__all__ = ["Example", "Finding", "GradcheckError", "Report", "gradcheck", "layer"]
+__all__ = [
+    "Example",
+    "Finding",
+    "GradcheckError",
+    "Report",
+    "Style",
+    "evaluation",
+    "gradcheck",
+    "layer",
+    "optimizer",
+    "parameters",
+]

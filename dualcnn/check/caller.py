@@ -22,6 +22,7 @@ __all__ = ["Answer", "Caller"]
 LIBRARIES = (os.path.dirname(np.__file__), sysconfig.get_path("stdlib"), os.path.dirname(__file__))
 """An exception is shown at the last line outside of these."""
 TOO_MANY = "positional arguments but "
+CACHED = ' If the second is for the backward: check.Style(takes=("gy", "cache")).'
 REFUSED = re.compile(r"unexpected keyword argument '(\w+)'")
 
 
@@ -194,6 +195,8 @@ class Caller:
         if parts is None:
             came = f"{len(result)} results" if isinstance(result, (tuple, list)) else _kind(result)
             answer.troubles[what] = f"returned {came}; expected {_listed(tuple(shapes))}."
+            if what == "y" and isinstance(result, tuple) and len(result) == 2:
+                answer.troubles[what] += CACHED
             return False
         for name, part in zip(shapes, parts, strict=True):
             try:

@@ -13,12 +13,18 @@ from .layers import SUBJECTS
 from .matching import close, follows_forward, name_mistakes, where_wrong
 from .notes import notes_of
 from .report import Example, Finding, Report
-from .subject import Mistake
+from .style import Style, adapted
+from .subject import Mistake, Subject
 
-__all__ = ["layer"]
+__all__ = ["layer", "report_of"]
 
 
-def layer(forward: Callable[..., Any], backward: Callable[..., Any] | None, name: str) -> Report:
+def layer(
+    forward: Callable[..., Any],
+    backward: Callable[..., Any] | None,
+    name: str,
+    style: Style | None = None,
+) -> Report:
     """Compare your own NumPy layer with the library's, and name the likely mistake.
 
     `forward` takes the layer's inputs and options, `backward` the gradient of its output before
@@ -36,6 +42,8 @@ def layer(forward: Callable[..., Any], backward: Callable[..., Any] | None, name
     | relu, leaky_relu, sigmoid, tanh | `(x)` | `(gy, x)` to gx |
 
     Shapes are those of `dualcnn.ops`: images `(N, C, H, W)`, weights `(O, C, KH, KW)` or `(O, I)`.
+    For other layouts, one image at a time, parameters that a layer keeps, or another order of
+    arguments there is `Style`.
 
     >>> report = check.layer(my_forward, my_backward, "conv2d")
     >>> print(report)
@@ -45,18 +53,34 @@ def layer(forward: Callable[..., Any], backward: Callable[..., Any] | None, name
     """
     if name not in SUBJECTS:
         raise ValueError(f"expected a layer of {', '.join(SUBJECTS)}, got {name!r}")
+    subject: Subject = SUBJECTS[name]
+    told: tuple[str, ...] = ()
     # Somebody may have set NumPy to raise, and a wrong result overflows.
     with np.errstate(all="ignore"):
-        return _report(Caller(SUBJECTS[name], forward, backward))
+        if style is not None:
+            forward, backward, subject, told = adapted(forward, backward, subject, style)
+        report = report_of(Caller(subject, forward, backward))
+    return replace(report, notes=(*report.notes, *told))
 
 
-def _report(caller: Caller) -> Report:
+def report_of(caller: Caller) -> Report:
+    """The findings of one layer."""
     answers, notes = _of_one_kind(caller, caller.answers())
     findings: list[Finding] = []
     for output in caller.outputs:
         forward_wrong = bool(findings) and not findings[0].ok
         tried = [a for a in answers if output == "y" or a.backward]
-        findings.append(_judge(caller, output, tried, forward_wrong))
+        finding = _judge(caller, output, tried, forward_wrong)
+        if (
+            forward_wrong
+            and finding.verdict == "right"
+            and follows_forward(caller, output, tried, sign=-1)
+        ):
+            notes += (
+                f"{output} is right for our forward, and for yours, as long as it is wrong, it has "
+                "the other sign: a step against it raises the loss.",
+            )
+        findings.append(finding)
     return Report(caller.subject.name, tuple(findings), (*notes, *notes_of(caller, answers)))
 
 
@@ -93,7 +117,7 @@ def _judge(caller: Caller, output: str, answers: Sequence[Answer], forward_wrong
     own = [a for a in refused if output == "y" or "y" not in a.troubles]
     if own:
         in_cases = f"in {len(own)} case{'s' if len(own) > 1 else ''}"
-        text += f" Besides, {in_cases} {_trouble(output, own[0])}"
+        text += f" Besides, {in_cases} {_trouble(caller, output, own[0])}"
     return replace(finding, text=text, wrong=len(wrong) + len(refused), cases=total)
 
 
@@ -113,7 +137,7 @@ def _explained(
     plain = [a for a in given if not a.case.tie]
     judged = plain if any(not a.case.tie for a in wrong) else given
     first = next(a for a in wrong if a in judged)
-    whose = "forward" if output == "y" else f"gradient of {output[1:]}"
+    whose = caller.subject.told if output == "y" else f"gradient of {output[1:]}"
     finding = Finding(output, "mistake", "", example=_example(caller, output, first))
     if forward_wrong and output != "y" and follows_forward(caller, output, wrong):
         text = (
@@ -172,10 +196,10 @@ def _told(whose: str, mistakes: tuple[Mistake, ...]) -> str:
     )
 
 
-def _trouble(output: str, answer: Answer) -> str:
+def _trouble(caller: Caller, output: str, answer: Answer) -> str:
     """In words what went wrong with the call itself: "your backward raised …"."""
     group = "y" if output == "y" else "gradients"
-    who = "forward" if "y" in answer.troubles or output == "y" else "backward"
+    who = caller.subject.told if "y" in answer.troubles or output == "y" else "backward"
     if output in answer.troubles and output != "y":
         who = f"gradient of {output[1:]}"
     troubles = answer.troubles
@@ -184,7 +208,7 @@ def _trouble(output: str, answer: Answer) -> str:
 
 def _error(caller: Caller, output: str, refused: Sequence[Answer], total: int) -> Finding:
     """An exception, or an answer that is none, in cases that every such layer can do."""
-    trouble = _trouble(output, refused[0])
+    trouble = _trouble(caller, output, refused[0])
     text = trouble[0].upper() + trouble[1:]
     example = _example(caller, output, refused[0])
     return Finding(output, "error", text, wrong=len(refused), cases=total, example=example)

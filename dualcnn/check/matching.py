@@ -98,20 +98,35 @@ def name_mistakes(caller: Caller, output: str, answers: Sequence[Answer]) -> Mat
     return best
 
 
-def follows_forward(caller: Caller, output: str, answers: Sequence[Answer]) -> bool:
-    """Whether a gradient is that of somebody's own forward, by central differences."""
-    place = caller.subject.inputs.index(output[1:])
+def follows_forward(
+    caller: Caller, output: str, answers: Sequence[Answer], sign: float = 1.0
+) -> bool:
+    """Whether a gradient, times `sign`, is that of somebody's own forward, by differences."""
+    small = _few(answers)
+    numeric = [_differences(caller, output, a) for a in small]
+    return bool(small) and all(
+        n is not None and _near(sign * a.results[output], n) and (sign > 0 or n.any())
+        for a, n in zip(small, numeric, strict=True)
+    )
+
+
+def _few(answers: Sequence[Answer]) -> list[Answer]:
+    """A few small cases: differences take two calls a number."""
     plain = [a for a in answers if a.case.numbers <= 80 and not a.case.tie]
-    # Two calls a number: a few small cases will do.
-    small = [a for a in plain if a.case.numbers <= SMALL][-3:] or plain[:1]
-    return bool(small) and all(_is_gradient(caller, output, place, a) for a in small)
+    return [a for a in plain if a.case.numbers <= SMALL][-3:] or plain[:1]
 
 
-def _is_gradient(caller: Caller, output: str, place: int, answer: Answer) -> bool:
+def _near(actual: Values, numeric: Values) -> bool:
+    scale = float(np.abs(numeric).max()) or 1.0
+    same = actual.shape == numeric.shape
+    return same and bool(np.allclose(actual, numeric, rtol=0, atol=1e-4 * scale))
+
+
+def _differences(caller: Caller, output: str, answer: Answer) -> Values | None:
+    """The gradient of somebody's own forward by central differences; None if it raises."""
+    place = [n for n in caller.subject.inputs if n in caller.given].index(output[1:])
     inputs = [np.array(x, np.float64) for x in caller.inputs(answer.case) if x is not None]
     at = inputs[place]
-    if answer.results[output].shape != at.shape:
-        return False
     numeric = np.zeros_like(at)
     step = 1e-4 * max(1e-3, float(np.abs(at).min()))
     for index in np.ndindex(at.shape):
@@ -124,10 +139,9 @@ def _is_gradient(caller: Caller, output: str, place: int, answer: Answer) -> boo
                 y = caller.value(answer.case, others)
                 sums.append(float((y * answer.incoming).sum()))
             except (Exception, SystemExit):
-                return False
+                return None
         numeric[index] = (sums[0] - sums[1]) / (2 * step)
-    scale = float(np.abs(numeric).max()) or 1.0
-    return bool(np.allclose(answer.results[output], numeric, rtol=0, atol=1e-4 * scale))
+    return numeric
 
 
 def where_wrong(pairs: Sequence[tuple[Values, Values]]) -> str:

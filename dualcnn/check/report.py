@@ -21,7 +21,7 @@ class Example:
     inputs: dict[str, Values]
     options: dict[str, object]
     yours: Values | None
-    expected: Values
+    expected: Values | None
 
     def __str__(self) -> str:
         return self.told()
@@ -31,7 +31,7 @@ class Example:
         options = "".join(f", {k}={v}" for k, v in self.options.items())
         lines = [f"{title}: {self.about}{options}"]
         lines += [_named(name, x) for name, x in self.inputs.items()]
-        if expected:
+        if expected and self.expected is not None:
             lines.append(_named("expected", self.expected))
         if self.yours is not None:
             lines.append(_named("yours", self.yours))
@@ -102,7 +102,7 @@ class Report:
         return str(self)
 
     def __str__(self) -> str:
-        right = [f"{f.output} ({f.cases} cases)" for f in self.findings if f.verdict == "right"]
+        right = [f"{f.output} ({_cases(f)})" for f in self.findings if f.verdict == "right"]
         count = "all right"
         if self._wrong:
             count = f"{len(self._wrong)} of {len(self.findings)} results wrong"
@@ -128,13 +128,17 @@ def _block(findings: list[Finding]) -> str:
     first = findings[0]
     head = f"{', '.join(f.output for f in findings)}: {first.text}"
     if first.wrong:
-        head += f" ({first.wrong} of {first.cases} cases)"
+        head += f" ({first.wrong} of {_cases(first)})"
     parts = [_filled(head)]
     if first.example is not None:
         parts.append(first.example.told(len(findings) == 1))
     if first.beyond is not None:
         parts.append(first.beyond.told(title="Not explained by that"))
     return "\n".join([parts[0], *(textwrap.indent(part, "    ") for part in parts[1:])])
+
+
+def _cases(finding: Finding) -> str:
+    return f"{finding.cases} case{'' if finding.cases == 1 else 's'}"
 
 
 def _filled(text: str) -> str:

@@ -76,7 +76,8 @@ class Subject:
     inputs that have one. `optional` inputs may be missing from a layer, and are None then. `also`
     are other names of inputs and options. An option that a case leaves out has its default or,
     with `same`, the value of another. A `rare` option is tried only if a layer names it. Of the
-    `kinds` of extra cases one is enough. The backward of a `loss` may do without gy.
+    `kinds` of extra cases one is enough. The backward of a `loss` may do without gy. `told` is what
+    a report calls the forward.
     """
 
     name: str
@@ -92,6 +93,7 @@ class Subject:
     rare: tuple[str, ...] = ()
     kinds: tuple[str, ...] = ()
     loss: bool = False
+    told: str = "forward"
 
     @property
     def outputs(self) -> tuple[str, ...]:

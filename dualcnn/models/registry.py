@@ -9,6 +9,7 @@ from .convnet import ConvNet
 from .errors import ModelError
 from .lenet import LeNet
 from .mlp import MLP
+from .resnet9 import ResNet9
 
 __all__ = ["build", "names"]
 
@@ -16,6 +17,7 @@ _BUILDERS: dict[str, Callable[[int, tuple[int, int], int], Module]] = {
     "cnn": ConvNet,
     "lenet": LeNet,
     "mlp": MLP,
+    "resnet9": ResNet9,
 }
 
 

@@ -6,7 +6,7 @@
 | winograd4 | F(4x4, 3x3), a quarter of the products | 3x3, stride 1, no dilation, one group |
 | winograd2 | F(2x2, 3x3), fewer than half of them | the same |
 | depthwise | a sum of products a tap | a kernel a channel, two spatial axes |
-| toeplitz | rows of the image times a banded matrix | two axes, stride 1, no dilation, one group |
+| chwn | im2col of blocks, the images last in memory | two axes, stride 1, no dilation, one group |
 
 Winograd's results differ from im2col's by rounding: about 1e-5 of the largest value for winograd4,
 1e-6 for winograd2 and im2col itself.
@@ -21,12 +21,12 @@ from contextvars import ContextVar
 from typing import Protocol
 
 from ..backend import Array, Backend
-from . import depthwise, im2col, toeplitz
+from . import chwn, depthwise, im2col
 from .geometry import GeometryError, Window
 from .types import Done, Emit, Into, Take
 from .winograd import Winograd
 
-__all__ = ["NAMES", "Algorithm", "algorithms", "chosen"]
+__all__ = ["NAMES", "Algorithm", "algorithms", "chosen", "leaves_images_last"]
 
 
 class Algorithm(Protocol):
@@ -82,7 +82,7 @@ class ByTap(Protocol):
 _ALGORITHMS: dict[str, Algorithm] = {
     "im2col": im2col,
     "depthwise": depthwise,
-    "toeplitz": toeplitz,
+    "chwn": chwn,
     "winograd2": Winograd(2),
     "winograd4": Winograd(4),
 }
@@ -129,19 +129,24 @@ def chosen(
         return _ALGORITHMS["im2col"]
     if depthwise.runs(x.shape[-1], w, groups):
         return _ALGORITHMS["depthwise"]
-    if _runs("toeplitz", x, w, window, groups) and _is_small(x, w, window):
-        return _ALGORITHMS["toeplitz"]
+    if _runs("chwn", x, w, window, groups) and _is_small(x, w, window):
+        return _ALGORITHMS["chwn"]
     # Who computes in float64 counts digits.
     if forced == _EXACT or x.dtype != be.dtype("float32") or not _runs_winograd(window, groups):
         return _ALGORITHMS["im2col"]
     return _ALGORITHMS[_by_shape(x.shape[0], x.shape[-1], w.shape[0], window)]
 
 
+def leaves_images_last(algorithm: Algorithm) -> bool:
+    """Whether small maps are best left as it makes them, `(C, H, W, N)` in memory: see `chwn`."""
+    return algorithm is _ALGORITHMS["chwn"]
+
+
 def _runs(name: str, x: Array, w: Array, window: Window, groups: int) -> bool:
     if name == "depthwise":
         return depthwise.runs(x.shape[-1], w, groups)
-    if name == "toeplitz":
-        return toeplitz.runs(window, groups)
+    if name == "chwn":
+        return chwn.runs(window, groups)
     return name == "im2col" or _runs_winograd(window, groups)
 
 
@@ -156,7 +161,7 @@ def _check(name: str, x: Array, w: Array, window: Window, groups: int) -> None:
         return
     if name == "depthwise":
         wanted = "one kernel a channel: groups, input and output channels alike"
-    elif name == "toeplitz":
+    elif name == "chwn":
         wanted = "two spatial axes, stride 1, no dilation and one group"
     else:
         wanted = "3x3 kernels with stride 1, no dilation, one group and at most 2 rows of padding"
@@ -168,19 +173,22 @@ def _check(name: str, x: Array, w: Array, window: Window, groups: int) -> None:
 
 
 def _is_small(x: Array, w: Array, window: Window) -> bool:
-    """Whether im2col would leave BLAS idle. Milliseconds with ReLU and 2x2 pooling, forward and
-    all gradients, toeplitz beside im2col, on one thread (two gain nothing here):
+    """Whether windows are runs too short for im2col. Milliseconds with ReLU and 2x2 pooling,
+    forward and all gradients, chwn beside im2col, on one thread:
 
-    | batch x map, channels, kernel | toeplitz | im2col |
+    | batch x map, channels, kernel | chwn | im2col |
     | --- | --- | --- |
-    | 64 x 28x28, 1 to 6, 5x5 | 0.9, 1.4 | 1.9, 2.3 |
-    | 64 x 14x14, 6 to 16, 5x5 | 1.1, 2.0 | 1.3, 4.7 |
-    | 128 x 28x28, 1 to 32, 3x3 | 3.5, 5.8 | 2.6, 5.2 |
-    | 64 x 32x32, 3 to 32, 3x3 | 3.7, 4.9 | 3.1, 6.6 |
-    | 1 x 28x28, 1 to 8, 3x3 | 0.17, 0.20 | 0.09, 0.09 |
+    | 64 x 28x28, 1 to 6, 5x5 | 0.6, 1.1 | 1.7, 5.7 |
+    | 64 x 14x14, 6 to 16, 5x5 | 0.7, 1.6 | 1.1, 3.8 |
+    | 8 x 14x14, 6 to 16, 5x5 | 0.18, 0.36 | 0.16, 0.64 |
+    | 2 x 28x28, 1 to 6, 5x5 | 0.10, 0.19 | 0.10, 0.22 |
+    | 1 x 14x14, 6 to 16, 5x5 | 0.11, 0.22 | 0.08, 0.15 |
+    | 64 x 28x28, 8 to 16, 3x3 | 3.3, 7.3 | 4.3, 8.7 |
+    | 64 x 28x28, 16 to 16, 3x3 | 6.8, 15 | 6.7, 12 |
+
+    More outputs would be better off channels-last in what follows.
     """
-    rows = x.shape[0] * window.out[0]
-    return bool(x.shape[-1] <= 8 and w.shape[0] <= 16 and rows >= 256)
+    return bool(x.shape[-1] <= 8 and w.shape[0] <= 16 and x.shape[0] >= 4)
 
 
 def _by_shape(images: int, channels: int, outputs: int, window: Window) -> str:

@@ -6,10 +6,10 @@ from typing import Any, cast
 
 from .. import backend
 from ..backend import Array
-from . import geometry
-from .algorithms import ByTap, chosen
+from . import chwn, geometry
+from .algorithms import ByTap, chosen, leaves_images_last
 from .geometry import Window, channels_first, channels_last, hashable
-from .rows import Rows, plus
+from .rows import Planes, Rows, plus
 from .types import Done, Emit, Into, Take, Vjp
 
 __all__ = ["Convolution", "conv2d"]
@@ -81,14 +81,33 @@ class Convolution:
         self.shape = (x.shape[0], *self.window.out, weight.shape[0])
         """`(N, *OUT, O)`."""
         self.algorithm = chosen(be, algorithm, self.x, self.weight, self.window, groups)
+        self.images_last = False
+        """Whether maps lie as `(O, *OUT, N)` in memory rather than channels-last."""
 
-    def empty(self) -> Array:
-        """Unset maps `(N, *OUT, O)`."""
-        return self.be.empty(self.shape, self.x.dtype)
+    def keep_images_last(self) -> None:
+        """Let maps lie in that order if the algorithm makes them so."""
+        self.images_last = leaves_images_last(self.algorithm)
 
-    def rows(self) -> Rows:
-        """The maps as rows."""
-        return Rows(self.be, self.window.out, self.shape[-1])
+    def empty(self, size: tuple[int, ...] | None = None) -> Array:
+        """Unset maps `(N, *OUT, O)`, or of another spatial size, in their memory order."""
+        shape = self.shape if size is None else (self.shape[0], *size, self.shape[-1])
+        if self.images_last:
+            return chwn.empty(self.be, shape, self.x.dtype)
+        return self.be.empty(shape, self.x.dtype)
+
+    def scratch(self, key: str, shape: tuple[int, ...]) -> Array:
+        """The same for some images, in scratch."""
+        be, dtype = self.be, self.x.dtype
+        if not self.images_last:
+            return be.workspace(key, shape, dtype)
+        n, *size, channels = shape
+        return chwn.images_last(be, be.workspace(key, (channels, *size, n), dtype))
+
+    def rows(self, size: tuple[int, ...] | None = None) -> Rows | Planes:
+        """The maps, or those of another spatial size, seen where a channel's values are in runs."""
+        if self.images_last:
+            return Planes(self.be)
+        return Rows(self.be, self.window.out if size is None else size, self.shape[-1])
 
     def forward(self, into: Into, done: Done) -> None:
         """Convolve, without the bias; see `algorithms.Algorithm`."""
@@ -104,7 +123,9 @@ class Convolution:
 
     def taker(self, gy: Array) -> Take:
         """Parts of an incoming gradient `(N, O, *OUT)`."""
-        gl = self.be.contiguous(channels_last(self.be, gy))
+        gl = channels_last(self.be, gy)
+        if not self.images_last:
+            gl = self.be.contiguous(gl)
         return lambda images: gl[images, ...]
 
     def gradients(self, gy: Take, needs: tuple[bool, ...]) -> tuple[Array | None, ...]:

@@ -14,7 +14,7 @@ from ..backend import Array
 from . import geometry
 from .convolution import Convolution
 from .geometry import channels_first, hashable
-from .rows import Rows
+from .rows import Planes, Rows
 from .types import Order, Vjp
 
 __all__ = ["conv2d_relu", "conv2d_relu_max_pool2d"]
@@ -39,7 +39,7 @@ def conv2d_relu(
     y = conv.empty()
 
     def done(images: slice, maps: Array) -> None:
-        _rectify(rows, maps, bias)
+        _rectify(rows, maps, bias, maps)
 
     conv.forward(lambda images: y[images, ...], done)
 
@@ -48,8 +48,9 @@ def conv2d_relu(
 
         def take(images: slice) -> Array:
             part = given(images)
-            out = be.workspace("behind relu", tuple(part.shape), part.dtype)
-            return be.mask(part, y[images, ...], out=out)
+            out = conv.scratch("behind relu", tuple(part.shape))
+            be.mask(rows.flat(part), rows.flat(y[images, ...]), out=rows.flat(out))
+            return out
 
         return conv.gradients(take, needs)
 
@@ -77,12 +78,13 @@ def conv2d_relu_max_pool2d(
     as in `conv2d` and `max_pool2d`.
     """
     conv = Convolution(2, x, weight, bias, stride, padding, dilation, groups, algorithm)
+    conv.keep_images_last()
     be, outputs = conv.be, weight.shape[0]
     public = (x.shape[0], outputs, *conv.window.out)
     window = geometry.pooling(2, public, hashable(kernel_size), None, 0, 1, False)
     shape = (x.shape[0], *window.out, outputs)
-    rows = Rows(be, window.out, outputs)
-    y = be.empty(shape, x.dtype)
+    rows = conv.rows(window.out)
+    y = conv.empty(window.out)
     # Where each maximum is, in the order that the taps of a part have in memory.
     firsts = [be.empty(shape, be.xp.bool) for _ in range(math.prod(window.kernel) - 1)]
 
@@ -90,12 +92,11 @@ def conv2d_relu_max_pool2d(
         like = tuple(taps[0].shape)
         places = [be.reshape_view(f[images, ...], like) for f in firsts]
         pooled = y[images, ...]
-        found = pooled if order is None else be.workspace("pooled", like, x.dtype)
-        found = be.reshape_view(found, like)
+        # With the images last those of a part are short runs, better written once than three times.
+        made = conv.scratch("pooled", tuple(pooled.shape)) if conv.images_last else pooled
+        found = be.reshape_view(made, like) if order is None else order(made)
         be.fuse(_maximum_and_place)(*taps, out=(found, *places))
-        if order is not None:
-            be.assign(order(pooled), found)
-        _rectify(rows, pooled, bias)
+        _rectify(rows, made, bias, pooled)
 
     conv.forward_by_tap(window, pool)
 
@@ -105,12 +106,18 @@ def conv2d_relu_max_pool2d(
         def spread(images: slice, taps: list[Array], order: Order | None) -> None:
             part, like = given(images), tuple(taps[0].shape)
             places = [be.reshape_view(f[images, ...], like) for f in firsts]
-            g = be.workspace("behind relu", tuple(part.shape), part.dtype)
-            be.mask(part, y[images, ...], out=g)
-            if order is None:
-                g = be.reshape_view(g, like)
+            if order is not None and conv.images_last:
+                # Short runs of memory, better copied than masked where they lie.
+                g = be.assign(be.workspace("behind relu", like, part.dtype), order(part))
+                positive = be.workspace("pooled", like, part.dtype)
+                be.mask(g, be.assign(positive, order(y[images, ...])), out=g)
             else:
-                g = be.assign(be.workspace("pooled", like, g.dtype), order(g))
+                g = be.workspace("behind relu", tuple(part.shape), part.dtype)
+                be.mask(part, y[images, ...], out=g)
+                if order is None:
+                    g = be.reshape_view(g, like)
+                else:
+                    g = be.assign(be.workspace("pooled", like, g.dtype), order(g))
             be.fuse(_to_places)(g, *places, out=tuple(taps))
 
         return conv.gradients_by_tap(window, spread, needs)
@@ -118,13 +125,13 @@ def conv2d_relu_max_pool2d(
     return channels_first(be, y), vjp
 
 
-def _rectify(rows: Rows, maps: Array, bias: Array | None) -> None:
-    """Add the bias to maps and set what is negative to 0, in place."""
-    flat, be = rows.flat(maps), rows.be
+def _rectify(rows: Rows | Planes, maps: Array, bias: Array | None, out: Array) -> None:
+    """Add the bias to maps and set what is negative to 0."""
+    flat, into, be = rows.flat(maps), rows.flat(out), rows.be
     if bias is None:
-        be.fuse(_relu)(flat, out=flat)
+        be.fuse(_relu)(flat, out=into)
     else:
-        be.fuse(_biased_relu)(flat, rows.wide(bias), out=flat)
+        be.fuse(_biased_relu)(flat, rows.wide(bias), out=into)
 
 
 def _relu(xp: Any, x: Array) -> Array:

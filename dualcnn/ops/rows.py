@@ -12,7 +12,7 @@ from typing import Any
 
 from ..backend import Array, Backend
 
-__all__ = ["Rows", "plus", "side_of"]
+__all__ = ["Planes", "Rows", "plus", "side_of"]
 
 WIDTH = 2048
 
@@ -51,6 +51,21 @@ class Rows:
     def _count(self, maps: Array) -> int:
         values: int = math.prod(maps.shape)
         return values // max(1, self.side * self.channels)
+
+
+class Planes:
+    """The same for maps that lie with the images last: each channel is a run of numbers as is."""
+
+    def __init__(self, be: Backend) -> None:
+        self.be = be
+
+    def flat(self, maps: Array) -> Array:
+        """Maps `(n, H, W, C)` seen as `(C, H, W, n)`."""
+        return self.be.permute(maps, (3, 1, 2, 0))
+
+    def wide(self, c: Array) -> Array:
+        """A value a channel, to be spread over its plane."""
+        return self.be.reshape(c, (-1, 1, 1, 1))
 
 
 @lru_cache(maxsize=1024)

@@ -15,6 +15,7 @@ class Shift:
 
     A `transform` of a DataLoader that shuffles: the batch is dealt out evenly, in its order, to all
     `(2 * pixels + 1) ** 2` moves, so the shuffle decides, anew each epoch, how an image moves.
+    (`data.RandomTranslate` draws a move for each image, and needs no shuffle.)
     Takes and returns `(N, C, H, W)`.
 
     >>> loader = data.DataLoader(train, 64, shuffle=True, transform=Shift(1))

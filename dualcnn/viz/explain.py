@@ -157,9 +157,11 @@ def _input(model: Module, x: Any) -> Tensor:
     first = next(model.parameters(), None)
     be = backend.current() if first is None else first.backend
     values = backend.asarray(x, backend=be)
-    if values.ndim != 4:
+    if values.ndim != 4 or not values.shape[0]:
         hint = "; one image needs its batch axis: x[None]" if values.ndim == 3 else ""
-        raise ValueError(f"expected x of shape (N, C, H, W), got {tuple(values.shape)}{hint}")
+        raise ValueError(
+            f"expected x of shape (N, C, H, W), N at least 1, got {tuple(values.shape)}{hint}"
+        )
     if not be.is_floating(values):
         raise TypeError(
             f"expected floating-point x, prepared as for training, got {values.dtype}; the batches "

@@ -91,10 +91,9 @@ def class_names(classes: Classes, needed: int = 0) -> tuple[str, ...]:
 
 def pictures(**named: Any) -> list[npt.NDArray[Any]]:
     """Each of the images `(N, H, W)` or `(N, C, H, W)`, C being 1 or 3, in a form to show."""
-    ((name, value),) = named.items()
-    images = array_of(**named)
-    if images.ndim == 3:
-        images = images[:, None]
+    (name,) = named
+    given = array_of(**named)
+    images = given[:, None] if given.ndim == 3 else given
     if images.ndim != 4 or images.shape[1] not in (1, 3):
         hint = (
             f"pass {name}.transpose(0, 3, 1, 2)"
@@ -105,7 +104,7 @@ def pictures(**named: Any) -> list[npt.NDArray[Any]]:
         )
         raise ValueError(
             f"expected {name} of shape (N, H, W), (N, 1, H, W) or (N, 3, H, W), got "
-            f"{np.shape(value)}; {hint}"
+            f"{given.shape}; {hint}"
         )
     return [picture(image) for image in images]
 

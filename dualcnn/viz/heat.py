@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 __all__ = ["grad_cam", "saliency"]
 
 MOST_COLUMNS = 8
+
 DIM = 0.5
+"""How bright the brightest of an image is below its map."""
 
 
 def grad_cam(
@@ -72,11 +74,12 @@ def saliency(
 def _name(model: Module, layer: Module | str) -> str:
     if isinstance(layer, str):
         return layer
-    return next(name for name, module in model.named_modules() if module is layer)
+    named = model.named_modules()
+    return next(name for name, module in named if module is layer) or type(layer).__name__
 
 
 def _dim(image: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """The image in the darker half of grey or of its colours, so that heat on it stands out."""
+    """The image in dark greys or colours, so that heat on it stands out."""
     low, high = (0, 255) if image.dtype == np.uint8 else (image.min(), image.max())
     dimmed: npt.NDArray[Any] = DIM * (image - low) / ((high - low) or 1)
     return dimmed
@@ -111,7 +114,7 @@ def _pairs(
         look = {"cmap": "inferno", "vmin": 0, "vmax": largest(heat)}
         if overlay:
             below.imshow(_dim(image), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-            share = np.nan_to_num(heat / look["vmax"])
+            share = np.clip(np.nan_to_num(heat / look["vmax"]), 0, 1)
             below.imshow(heat, extent=extent, interpolation="bilinear", alpha=0.85 * share, **look)
         else:
             below.imshow(heat, interpolation="nearest", **look)

@@ -19,6 +19,7 @@ from .require import cupy
 
 C_TYPES = {
     "bool": "bool",
+    "uint8": "unsigned char",
     "float16": "float16",
     "float32": "float",
     "float64": "double",

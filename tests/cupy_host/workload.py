@@ -135,11 +135,26 @@ def a_training(be: Backend) -> None:
         running.result()
     moved = data.DataLoader((images, labels), 6, transform=train.Shift(1))
     train.evaluate(model, moved)
+    augmented(images, labels)
     floats = images.astype("float32")
     train.fit(model, (floats, labels), validation=(floats, labels), optimizer=optimizer)
     other = small_net()
     other.load_state_dict(model.state_dict())
     optimizer.load_state_dict(optimizer.state_dict())
+
+
+def augmented(images: Any, labels: Any) -> None:
+    """Batches through every augmentation, from the device and from the host."""
+    for padding_mode in ("constant", "edge", "reflect"):
+        augment = [
+            data.RandomCrop(7, padding=2, padding_mode=padding_mode),
+            data.RandomTranslate(1, padding_mode=padding_mode),
+            data.RandomHorizontalFlip(),
+            data.Cutout(3, fill=9),
+        ]
+        for resident in (True, False):
+            source = (images, labels)
+            list(data.DataLoader(source, 5, shuffle=True, augment=augment, resident=resident))
 
 
 def small_net() -> nn.Module:

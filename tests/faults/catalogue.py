@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from . import fusion, layers, machine, training
+from . import batches, fusion, layers, machine, training
 
-FAULTS = (*layers.FAULTS, *fusion.FAULTS, *training.FAULTS, *machine.FAULTS)
+FAULTS = (*layers.FAULTS, *fusion.FAULTS, *training.FAULTS, *batches.FAULTS, *machine.FAULTS)

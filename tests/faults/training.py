@@ -76,8 +76,10 @@ FAULTS = (
     Fault(
         "the end of an inner no_grad ends the outer one",
         "autograd.py",
-        "_recording.reset(token)",
-        "_recording.set(True)",
+        "token = _recording.set(False)\n    try:\n        yield\n    finally:\n"
+        "        _recording.reset(token)",
+        "token = _recording.set(False)\n    try:\n        yield\n    finally:\n"
+        "        _recording.set(True)",
         "test_autograd.py",
     ),
     Fault(
@@ -302,8 +304,8 @@ FAULTS = (
     Fault(
         "a transform writes into the data set",
         LOADER,
-        "copy=True)",
-        "copy=False)",
+        "rows, self._dtype, copy=True)",
+        "rows, self._dtype, copy=False)",
         "test_data_loader.py",
     ),
     Fault(

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from stand_in.device import Device
+from stand_in.streams import copy
 
 
 @dataclasses.dataclass
@@ -153,7 +154,7 @@ class ndarray:
         if array.shape != self.shape or array.dtype != self.dtype:
             raise ValueError("set() needs an array of the same shape and dtype")
         counters.host_copies += 1
-        self._host[...] = array
+        copy(self._host, array, stream)
 
     # Indexing.
 

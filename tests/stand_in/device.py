@@ -5,6 +5,8 @@ from __future__ import annotations
 import types
 from typing import Any, Self
 
+from stand_in.streams import Event, Stream, alloc_pinned_memory
+
 
 class Device:
     """The only device there is."""
@@ -36,42 +38,6 @@ class Device:
 
     def use(self) -> Self:
         return self
-
-    def synchronize(self) -> None:
-        return None
-
-
-class Stream:
-    """Work is done by the time a call returns, so there is nothing to wait for."""
-
-    null: Stream
-    ptr = 0
-
-    def __init__(self, null: bool = False, non_blocking: bool = False) -> None:
-        self.done = True
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        return None
-
-    def use(self) -> Self:
-        return self
-
-    def synchronize(self) -> None:
-        return None
-
-
-Stream.null = Stream(null=True)
-
-
-class Event:
-    def __init__(self, **kwargs: bool) -> None:
-        self.done = True
-
-    def record(self, stream: Stream | None = None) -> None:
-        return None
 
     def synchronize(self) -> None:
         return None
@@ -122,6 +88,7 @@ cuda: Any = types.SimpleNamespace(
     OutOfMemoryError=OutOfMemoryError,
     memory=types.SimpleNamespace(OutOfMemoryError=OutOfMemoryError),
     runtime=_runtime,
+    alloc_pinned_memory=alloc_pinned_memory,
     get_current_stream=lambda: Stream.null,
     get_elapsed_time=lambda start, end: 0.0,
     is_available=lambda: True,

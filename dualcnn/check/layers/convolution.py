@@ -225,6 +225,14 @@ FORWARD = (
             _padded(x, o.get("padding", 0)), w, b, **{**o, "padding": 0}
         ),
     ),
+    Mistake(
+        "y",
+        "ReLU included",
+        "ours after ReLU",
+        "Check the convolution alone, and ReLU as relu. Backwards the gradient meets ReLU's "
+        "mask first, gy * (y > 0), and then the convolution.",
+        lambda right, *x, **o: np.maximum(right(*x, **o), 0),
+    ),
 )
 
 CONV2D = Subject(

@@ -78,6 +78,14 @@ LINEAR = Subject(
             lambda right, x, w, b: right(x, w, _times(b, w.shape[1])),
         ),
         Mistake(
+            "y",
+            "ReLU included",
+            "ours after ReLU",
+            "Check the product alone, and ReLU as relu. Backwards the gradient meets ReLU's "
+            "mask first, gy * (y > 0), and then the product.",
+            lambda right, *x, **o: np.maximum(right(*x, **o), 0),
+        ),
+        Mistake(
             "gx",
             "w transposed",
             "ours with w transposed",

@@ -52,7 +52,7 @@ CASES = (
 )
 OPTIONS = {"kernel_size": None, "stride": None, "padding": 0}
 ALSO = {
-    "kernel_size": ("pool_size", "kernel", "pool", "ksize", "k"),
+    "kernel_size": ("pool_size", "kernel", "pool", "ksize", "k", "f"),
     "stride": ("strides", "s"),
     "padding": ("pad", "p"),
 }

@@ -133,6 +133,11 @@ SAMPLES: tuple[Told, ...] = (
 BATCH = "The loop over the batch leaves it out: for n in range(len(x))."
 
 
+def _square(right: Right, *inputs: Any, **options: Any) -> Values:
+    y = right(*inputs, **options)
+    return y[..., : y.shape[2]]
+
+
 def skipped_y(images: bool = True) -> Iterable[Mistake]:
     """A forward that leaves zeros behind."""
     for name, told, there in EDGES if images else ():
@@ -144,6 +149,14 @@ def skipped_y(images: bool = True) -> Iterable[Mistake]:
             "ours without the last row and column",
             "y has (H - KH) // stride + 1 rows: the + 1 is missing.",
             lambda right, *x, **o: right(*x, **o)[:, :, :-1, :-1],
+        )
+        yield Mistake(
+            "y",
+            "square images assumed",
+            "ours with no more columns than rows",
+            "The number of columns comes from the height. Take height and width apart, or refuse "
+            "what isn't square.",
+            _square,
         )
     for name, told, there in SAMPLES:
         yield Mistake("y", name, f"ours, but with zeros for {told}", BATCH, _blank(*there))

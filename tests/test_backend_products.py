@@ -1,0 +1,84 @@
+"""Products cut into small ones: the same numbers, whatever the shapes and the memory order."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import numpy as np
+import pytest
+
+from dualcnn.backend import products
+
+SHAPES = [
+    (5000, 30, 20),  # long rows, a rest of rows
+    (20, 30, 5001),  # long columns, a rest of columns
+    (24, 12544, 36),  # a long sum
+    (7, 30007, 9),  # the same with a rest
+    (3000, 64, 128),
+    (128, 128, 1152),
+    (300, 200, 100),  # nothing short
+    (100, 100, 100),  # just small enough
+]
+
+
+def operand(draw: Any, shape: tuple[int, ...], turned: bool) -> Any:
+    x = draw.normal(size=shape).astype("float32")
+    return np.ascontiguousarray(x.T).T if turned else x
+
+
+@pytest.mark.parametrize("turned", [*itertools.product([False, True], repeat=3)])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_product_is_that_of_float64(
+    shape: tuple[int, int, int], turned: tuple[bool, bool, bool]
+) -> None:
+    (m, k, n), draw = shape, np.random.default_rng(3)
+    a, b = operand(draw, (m, k), turned[0]), operand(draw, (k, n), turned[1])
+    out = operand(draw, (m, n), turned[2])
+    assert products.multiply(a, b, out) is out
+    exact = a.astype("float64") @ b.astype("float64")
+    assert np.abs(out - exact).max() < 3e-6 * np.abs(exact).max()
+
+
+@pytest.mark.parametrize("shape", [(3, 900, 40, 50), (3, 40, 50, 900), (1, 900, 40, 50)])
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_stack_of_products(shape: tuple[int, int, int, int], shared: bool) -> None:
+    (stack, m, k, n), draw = shape, np.random.default_rng(4)
+    a = draw.normal(size=(stack, m, k)).astype("float32")
+    b = draw.normal(size=(k, n) if shared else (stack, k, n)).astype("float32")
+    out = np.full((stack, m, n), np.nan, "float32")
+    products.multiply(a, b, out)
+    exact = np.einsum("...ik,...kj->...ij", a.astype("float64"), b.astype("float64"))
+    assert np.abs(out - exact).max() < 3e-6 * np.abs(exact).max()
+
+
+def test_parts_of_larger_arrays_are_read_and_written_where_they_lie() -> None:
+    draw = np.random.default_rng(5)
+    a, b = draw.normal(size=(4000, 60)), draw.normal(size=(40, 90))
+    whole = np.zeros((4000, 70))
+    out = whole[:, 5:55]
+    products.multiply(a[:, 10:50], b[:, 20:70], out)
+    np.testing.assert_allclose(out, a[:, 10:50] @ b[:, 20:70], rtol=1e-12, atol=1e-12)
+    assert not whole[:, :5].any()
+    assert not whole[:, 55:].any()
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_cuts_are_small_enough_and_cover_everything(
+    shape: tuple[int, int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a product has a short operand, no piece has more than `SMALL` multiplications."""
+    pieces: list[int] = []
+    matmul = np.matmul
+
+    def counted(a: Any, b: Any, out: Any = None) -> Any:
+        result = matmul(a, b, out=out) if out is not None else matmul(a, b)
+        pieces.append(int(np.prod(result.shape[-2:])) * a.shape[-1])
+        return result
+
+    m, k, n = shape
+    monkeypatch.setattr(np, "matmul", counted)
+    products.multiply(np.ones((m, k)), np.ones((k, n)), np.empty((m, n)))
+    short = min(m * k, k * n, m * n) <= 1200 and m * k * n > 2 * products.SMALL
+    assert max(pieces) <= products.SMALL if short else pieces
+    assert len(pieces) <= 2
