@@ -110,7 +110,7 @@ def train_both(
     for data, measured in ours.held.items():
         say(f"{data}: {measured}")
     if args.plot:
-        from pictures import draw
+        from training_pictures import draw
 
         draw(args.plot / part, model, ours, held)
     if recipe is None:
