@@ -2,7 +2,7 @@
 
 Everything public is reachable from here: `nn`, `optim`, `functional` and `data` to build and feed a
 network, `train` to fit one, `ops` for the mathematics on plain arrays, `check` to grade your own
-layers, `viz` for pictures, `use` to choose a backend.
+layers, `trace` to see every number of a small one, `viz` for pictures, `use` to choose a backend.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from .random import manual_seed
 if TYPE_CHECKING:
     from . import check, data, interop, models, train, viz
     from .interop.safetensors import load, save
+    from .tracing import trace
 
 __version__ = "0.1.0"
 
@@ -56,6 +57,7 @@ __all__ = [
     "softmax",
     "tanh",
     "to_numpy",
+    "trace",
     "train",
     "use",
     "viz",
@@ -63,6 +65,11 @@ __all__ = [
 
 # Loaded when first asked for, so that `import dualcnn` stays within 0.1 s of `import numpy`.
 _LAZY = ("check", "data", "interop", "models", "train", "viz")
+_LAZY_FUNCTIONS = {
+    "load": ".interop.safetensors",
+    "save": ".interop.safetensors",
+    "trace": ".tracing",
+}
 
 
 def __getattr__(name: str) -> Any:
@@ -70,8 +77,8 @@ def __getattr__(name: str) -> Any:
 
     if name in _LAZY:
         return importlib.import_module(f".{name}", __name__)
-    if name in ("load", "save"):
-        return getattr(importlib.import_module(".interop.safetensors", __name__), name)
+    if name in _LAZY_FUNCTIONS:
+        return getattr(importlib.import_module(_LAZY_FUNCTIONS[name], __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -19,9 +19,13 @@ from . import backend
 from .backend import Array, Backend
 from .operators import Operators
 
-__all__ = ["Tensor", "apply", "enable_grad", "is_grad_enabled", "no_grad"]
+__all__ = ["Tensor", "apply", "enable_grad", "is_grad_enabled", "no_grad", "watch"]
+
+Watcher = Callable[[Callable[..., Any], list[Any], dict[str, Any], Array, Any], Any]
+"""`watcher(op, arrays, params, y, vjp)`; what it returns takes the place of the `vjp`."""
 
 _recording: ContextVar[bool] = ContextVar("dualcnn_recording", default=True)
+_watcher: ContextVar[Watcher | None] = ContextVar("dualcnn_watcher", default=None)
 
 
 @contextmanager
@@ -44,6 +48,16 @@ def enable_grad() -> Iterator[None]:
         _recording.reset(token)
 
 
+@contextmanager
+def watch(watcher: Watcher) -> Iterator[None]:
+    """Show each operation within the block to `watcher`."""
+    token = _watcher.set(watcher)
+    try:
+        yield
+    finally:
+        _watcher.reset(token)
+
+
 def is_grad_enabled() -> bool:
     """Whether operations are recorded now."""
     return _recording.get()
@@ -64,10 +78,11 @@ def apply(op: Callable[..., Any], *inputs: Any, **params: Any) -> Any:
     recorded = _recording.get() and True in needs
     if _takes_needs(op):
         params["needs"] = tuple(needs) if recorded else (False,) * len(inputs)
-    y, vjp, *extra = op(
-        *[t._data if isinstance(t, Tensor) else t if t is None else _plain(t) for t in inputs],
-        **params,
-    )
+    arrays = [t._data if isinstance(t, Tensor) else t if t is None else _plain(t) for t in inputs]
+    y, vjp, *extra = op(*arrays, **params)
+    watcher = _watcher.get()
+    if watcher is not None:
+        vjp = watcher(op, arrays, params, y, vjp)
     result = Tensor(y)
     if recorded and vjp is not None:
         result.requires_grad = True
@@ -241,7 +256,11 @@ class Tensor(Operators):
                 continue
             vjp, parents = node._vjp, node._parents
             node._vjp, node._parents = _freed, ()
-            parts = vjp(g)
+            try:
+                parts = vjp(g)
+            except Exception as error:
+                backend.tell_gradient(error, vjp, node._data, [id(p) for p in parents])
+                raise
             if not isinstance(parts, (tuple, list)):
                 raise TypeError(f"expected a vjp to return a tuple, got {type(parts).__name__}")
             for parent, part in zip(parents, parts, strict=False):

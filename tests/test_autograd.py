@@ -131,6 +131,27 @@ def test_the_end_of_an_inner_no_grad_leaves_the_outer_one():
     assert dualcnn.is_grad_enabled()
 
 
+def test_watch_sees_each_operation_and_may_replace_its_vjp(be):
+    seen = []
+
+    def watcher(op, arrays, params, y, vjp):
+        seen.append((op, arrays, params, to_numpy(y).tolist()))
+        return lambda gy: tuple(10 * part for part in vjp(gy))
+
+    x = leaf(be, [1.0, -2.0])
+    with pytest.raises(ZeroDivisionError), dualcnn.autograd.watch(watcher):
+        raise ZeroDivisionError
+    with dualcnn.autograd.watch(watcher):
+        y = functional.leaky_relu(x, 0.5)
+    functional.relu(y).sum().backward()
+    ((op, arrays, params, values),) = seen
+    assert op is ops.leaky_relu
+    assert arrays[0] is x.data
+    assert params["negative_slope"] == 0.5
+    assert values == [1, -1]
+    assert grad(x) == [10, 0]
+
+
 def test_enable_grad_records_inside_no_grad(be):
     x = leaf(be, [1.0, 2.0])
     with dualcnn.no_grad():

@@ -120,7 +120,15 @@ def test_available_names_both_backends():
     assert found["cupy"].usable or found["cupy"].hint
 
 
-def fake_cupy(count, product=None):
+class CudaError(RuntimeError):
+    """As CuPy raises it, with CUDA's number."""
+
+    def __init__(self, status, text):
+        super().__init__(text)
+        self.status = status
+
+
+def fake_cupy(count, product=None, driver=0):
     """What detection touches of CuPy."""
 
     def devices():
@@ -134,7 +142,10 @@ def fake_cupy(count, product=None):
         return a @ b if product is None else product
 
     runtime = SimpleNamespace(
-        getDeviceCount=devices, getDeviceProperties=lambda i: {"name": b"Test GPU"}
+        getDeviceCount=devices,
+        getDeviceProperties=lambda i: {"name": b"Test GPU"},
+        driverGetVersion=lambda: driver,
+        runtimeGetVersion=lambda: 13000,
     )
     return SimpleNamespace(
         __version__="14", cuda=SimpleNamespace(runtime=runtime), ones=np.ones, sum=np.sum,
@@ -146,7 +157,20 @@ def fake_cupy(count, product=None):
     ("cp", "usable", "reason", "hint"),
     [
         (fake_cupy(RuntimeError("status 35")), False, "no usable NVIDIA driver", "nvidia-smi"),
+        (fake_cupy(CudaError(35, "old")), False, "no usable NVIDIA driver", "nvidia-smi"),
+        (
+            fake_cupy(CudaError(35, "old"), driver=12040),
+            False,
+            "is built for CUDA 13.0, the NVIDIA driver supports up to 12.4 (old)",
+            "update the driver, or install the build",
+        ),
         (fake_cupy(0), False, "a driver but no device", "CUDA_VISIBLE_DEVICES"),
+        (
+            fake_cupy(CudaError(100, "cudaErrorNoDevice")),
+            False,
+            "a driver but no device",
+            "CUDA_VISIBLE_DEVICES",
+        ),
         (fake_cupy(1, OSError("libnvrtc.so")), False, "failed: libnvrtc.so", r"\[ctk\]"),
         (fake_cupy(1, np.zeros((2, 2))), False, "summed to 0.0, expected 16", r"\[ctk\]"),
         (fake_cupy(2), True, "cuda:1 Test GPU", ""),
@@ -167,6 +191,22 @@ def test_detection_without_cupy(monkeypatch):
     assert not status.usable
     assert "not installed" in status.reason or "can't be imported" in status.reason
     assert "dualcnn[cuda13x]" in status.hint
+
+
+def test_a_cupy_that_cannot_be_imported(monkeypatch):
+    def broken():
+        raise ImportError("libcudart.so.12: cannot open shared object file", name="cupy._core")
+
+    monkeypatch.setattr(detect, "cupy_module", broken)
+    monkeypatch.setattr("importlib.metadata.distributions", list)
+    status = detect.cupy_status.__wrapped__()
+    assert status.reason.startswith("CuPy is installed but can't be imported: libcudart.so.12")
+    assert status.hint == detect.INSTALL
+    packages = [SimpleNamespace(metadata={"Name": n}) for n in ("cupy", "cupy-cuda13x")]
+    monkeypatch.setattr("importlib.metadata.distributions", lambda: packages)
+    hint = detect.cupy_status.__wrapped__().hint
+    assert "several CuPy packages are installed (cupy, cupy-cuda13x)" in hint
+    assert "pip uninstall cupy cupy-cuda13x, then install" in hint
 
 
 def test_two_cupy_packages_deserve_a_warning(monkeypatch):

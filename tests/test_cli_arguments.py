@@ -23,7 +23,7 @@ def test_version(capsys):
     assert stopped(["--version"], capsys) == (0, f"dualcnn {dualcnn.__version__}\n", "")
 
 
-@pytest.mark.parametrize("name", ["train", "evaluate", "predict", "info"])
+@pytest.mark.parametrize("name", ["train", "evaluate", "predict", "trace", "info"])
 def test_help(capsys, name):
     status, out, _ = stopped([name, "--help"], capsys)
     assert status == 0

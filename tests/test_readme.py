@@ -16,7 +16,7 @@ from dualcnn import backend
 README = (pathlib.Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 PYTHON = re.findall(r"^```python\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
 DIFF = re.findall(r"^```diff\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
-LOOP, TORCH, TWIN, OPS, GRADED, PICTURES = PYTHON
+LOOP, TORCH, TWIN, OPS, GRADED, PICTURES, TRACED = PYTHON
 (REPORT,) = re.findall(r"^```text\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
 ((REMOVED, ADDED),) = [re.fullmatch(r"-(.*)\n\+(.*)\n", block).groups() for block in DIFF]
 
@@ -129,3 +129,8 @@ def test_pictures(tmp_path):
 
 def test_a_graded_layer(tmp_path):
     assert output(GRADED, tmp_path) == REPORT
+
+
+def test_a_traced_pass(tmp_path):
+    assert output(TRACED, tmp_path) == "(16, 4) (16, 4) (1, 1, 2, 2)\n"
+    assert (tmp_path / "trace.html").read_text(encoding="utf-8").startswith("<!DOCTYPE html>")

@@ -1,8 +1,10 @@
 """The machine: where arrays live and how the primitives of a layer run there."""
 
 from .base import Array, Backend, Timer, tap_slices
+from .counting import Counts, count
 from .cupy import CupyBackend
 from .detect import BackendUnavailableError, Status
+from .faults import recover, tell_gradient, tell_memory
 from .numpy import NumpyBackend
 from .philox import random_bits
 from .select import (
@@ -22,6 +24,7 @@ __all__ = [
     "Array",
     "Backend",
     "BackendUnavailableError",
+    "Counts",
     "CupyBackend",
     "MixedBackendsError",
     "NumpyBackend",
@@ -29,13 +32,17 @@ __all__ = [
     "Timer",
     "asarray",
     "available",
+    "count",
     "current",
     "get",
     "is_array",
     "of",
     "pool",
     "random_bits",
+    "recover",
     "tap_slices",
+    "tell_gradient",
+    "tell_memory",
     "to_numpy",
     "use",
 ]

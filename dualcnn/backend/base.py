@@ -152,6 +152,9 @@ class Backend:
         """Bytes that the backend holds, by name; empty where it keeps no account."""
         return {}
 
+    def release(self) -> None:
+        """Give memory that no array uses back to the system."""
+
     def timer(self) -> Timer:
         """A `with` block whose `.seconds` include the work queued in it."""
         return Timer(self)
@@ -196,11 +199,12 @@ class Backend:
     def constant(self, values: tuple[Any, ...], dtype: Any) -> Array:
         """The array of nested tuples of numbers, made once; not to be written to."""
         # By identity first: to hash hundreds of numbers takes longer than what they are wanted for.
-        quick = (id(values), dtype)
+        place = self.place()
+        quick = (id(values), dtype, place)
         known = self._recent.get(quick)
         if known is not None and known[0] is values:
             return known[1]
-        key = (values, str(dtype))
+        key = (values, str(dtype), place)
         if key not in self._constants:
             if len(self._constants) >= CONSTANTS:
                 self._constants.clear()
@@ -209,6 +213,9 @@ class Backend:
             self._recent.clear()
         self._recent[quick] = values, self._constants[key]
         return self._constants[key]
+
+    def place(self) -> Any:
+        """What keeps apart arrays that may not be used together without waiting."""
 
     def empty_like(self, x: Array) -> Array:
         """An array of unset values with the shape, dtype and memory order of `x`."""
@@ -369,6 +376,12 @@ class Backend:
         if out is None:
             return self.scalar(total)
         return self.assign(out, out + total if accumulate else total)
+
+    def random_bits(self, n: int, seed: int, stream: int) -> Array:
+        """`n` random uint32 words of that stream of that seed, `n` below 2**34: see `philox`."""
+        from .philox import stream_words
+
+        return stream_words(self, n, seed, stream)
 
     def mask(self, g: Array, y: Array, out: Array | None = None) -> Array:
         """`g` where `y` is positive and zero elsewhere, in the memory order of `y`."""

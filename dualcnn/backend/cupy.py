@@ -5,12 +5,16 @@ The array module is an argument, so that a stand-in can take CuPy's place where 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
+from . import contraction, counting, cublas
 from .base import Array
+from .kernels import FOLD_ELEMENTS, Kernels
+from .philox import counter_words
 from .strided import StridedBackend
 from .upload import upload
 
@@ -37,7 +41,9 @@ class CupyBackend(StridedBackend):
         super().__init__(cp if xp is None else xp, "cupy", f"cuda:{index}")
         self.cp = cp
         self.index = index
+        self.kernels = Kernels(cp)
         self._probes: dict[tuple[Any, ...], Any] = {}
+        counting.watched(cp.ndarray)
 
     def activate(self) -> None:
         """Make the device the current one of this thread."""
@@ -54,7 +60,13 @@ class CupyBackend(StridedBackend):
             if hasattr(obj, "__dlpack__") and not isinstance(obj, (np.ndarray, self.cp.ndarray)):
                 on_host = obj.__dlpack_device__()[0] == 1
                 obj = np.from_dlpack(obj) if on_host else self.cp.from_dlpack(obj)
-            return self.cp.asarray(obj, dtype=dtype)
+            if isinstance(obj, self.cp.ndarray):
+                if obj.device.id != self.index:
+                    obj = obj.copy()  # CuPy makes copies on the current device.
+                return self.cp.asarray(obj, dtype=dtype)
+            made = self.cp.asarray(obj, dtype=dtype)
+            counting.note("to device", made.nbytes)
+            return made
 
     def to_numpy(self, x: Array) -> Any:
         return x.get()
@@ -65,23 +77,66 @@ class CupyBackend(StridedBackend):
         return upload(self, sources, batch_size, wanted)
 
     def synchronize(self) -> None:
+        counting.note("wait")
         self.cp.cuda.get_current_stream().synchronize()
 
     def memory(self) -> dict[str, int]:
         memory_pool = self.cp.get_default_memory_pool()
         return {"pool": memory_pool.total_bytes(), "pool_used": memory_pool.used_bytes()}
 
-    # Buffers. CuPy's memory pool already reuses what is freed.
+    def release(self) -> None:
+        with self.cp.cuda.Device(self.index):
+            self.cp.get_default_memory_pool().free_all_blocks()
+            self.cp.get_default_pinned_memory_pool().free_all_blocks()
+
+    # Buffers. CuPy's memory pool, or the allocator that the caller set, reuses what is freed.
 
     def empty(self, shape: tuple[int, ...], dtype: Any) -> Array:
+        if self.cp.cuda.runtime.getDevice() == self.index:
+            return self.cp.empty(shape, dtype=dtype)
         with self.cp.cuda.Device(self.index):
             return self.cp.empty(shape, dtype=dtype)
+
+    def place(self) -> Any:
+        # An array made on one stream may not be there yet for another.
+        return self.cp.cuda.get_current_stream().ptr
+
+    def pad(
+        self,
+        x: Array,
+        widths: Sequence[tuple[int, int]],
+        value: float = 0.0,
+        out: Array | None = None,
+    ) -> Array:
+        # Two launches: to fill the borders alone takes two an axis.
+        shape = tuple(n + a + b for n, (a, b) in zip(x.shape, widths, strict=True))
+        if out is None:
+            out = self.empty(shape, x.dtype)
+        out.fill(value)
+        out[tuple(slice(a, n - b) for n, (a, b) in zip(shape, widths, strict=True))] = x
+        return out
 
     def contiguous(self, x: Array) -> Array:
         return self.cp.ascontiguousarray(x)
 
     def strided_view(self, x: Array, shape: tuple[int, ...], strides: tuple[int, ...]) -> Array:
         return self.cp.lib.stride_tricks.as_strided(x, shape, strides)
+
+    def fold(
+        self, cols: Array, size: Sequence[int], stride: Sequence[int], dilation: Sequence[int]
+    ) -> Array:
+        n = len(size)
+        if n > 3:
+            return super().fold(cols, size, stride, dilation)
+        kernel = tuple(cols.shape[1 + n : 1 + 2 * n])
+        cols = self.contiguous(cols)
+        x = self.empty((cols.shape[0], *size, cols.shape[-1]), cols.dtype)
+        each = max(1, math.prod(cols.shape[1:]), math.prod(x.shape[1:]))
+        images = max(1, (FOLD_ELEMENTS - 1) // each)
+        for start in range(0, cols.shape[0], images):
+            part = slice(start, start + images)
+            self.kernels.fold(cols[part, ...], x[part, ...], kernel, stride, dilation)
+        return x
 
     # Parts of a batch.
 
@@ -94,19 +149,24 @@ class CupyBackend(StridedBackend):
     def matmul(
         self, a: Array, b: Array, out: Array | None = None, accumulate: bool = False
     ) -> Array:
-        if out is None:
-            return self.cp.matmul(a, b)
-        if accumulate:
-            return self.cp.add(out, self.cp.matmul(a, b), out=out)
-        return self.cp.matmul(a, b, out=out)
+        return cublas.matmul(self, a, b, out, accumulate)
+
+    def adds_products(self, dtype: Any) -> bool:
+        """Whether cuBLAS may add a product to what is there: it has that for two dtypes."""
+        return dtype.char in "fd"
 
     def contract(
         self, subscripts: str, *operands: Array, out: Array | None = None, accumulate: bool = False
     ) -> Array:
-        total = self.cp.einsum(subscripts, *operands)
+        total = contraction.contract(self, subscripts, operands)
         if out is None:
             return total
         return self.cp.add(out, total, out=out) if accumulate else self.assign(out, total)
+
+    def random_bits(self, n: int, seed: int, stream: int) -> Array:
+        out = self.empty((n,), self.dtype("uint32"))
+        self.kernels.philox(out, *counter_words(seed, stream))
+        return out
 
     def _fuse(self, fn: Callable[..., Any]) -> Callable[..., Any]:
         cp = self.cp

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from dataclasses import dataclass
 from functools import cache
@@ -15,6 +16,9 @@ INSTALL = (
     'install the build for your CUDA: pip install "dualcnn[cuda13x]" or "dualcnn[cuda12x]" '
     "(with conda: conda install -c conda-forge cupy)"
 )
+
+OLD_DRIVER, NO_DEVICE = 35, 100
+"""CUDA's numbers of the errors that say: no driver or one older than the library; no device."""
 
 
 class BackendUnavailableError(RuntimeError):
@@ -55,7 +59,9 @@ def cupy_status() -> Status:
     except ImportError as error:
         if getattr(error, "name", None) == "cupy":
             return Status("cupy", False, "CuPy is not installed", INSTALL)
-        return Status("cupy", False, f"CuPy is installed but can't be imported: {error}", INSTALL)
+        several = _packages()
+        hint = _keep_one(several) if len(several) > 1 else INSTALL
+        return Status("cupy", False, f"CuPy is installed but can't be imported: {error}", hint)
     return probe(cp)
 
 
@@ -65,19 +71,11 @@ def probe(cp: Any) -> Status:
     try:
         devices = int(cp.cuda.runtime.getDeviceCount())
     except Exception as error:
-        return Status(
-            "cupy",
-            False,
-            f"CuPy {cp.__version__} found no usable NVIDIA driver ({error})",
-            "check that nvidia-smi runs and that the driver supports CuPy's CUDA version",
-        )
+        if getattr(error, "status", None) == NO_DEVICE:
+            return _no_device(cp)
+        return Status("cupy", False, *_driver(cp, error))
     if devices == 0:
-        return Status(
-            "cupy",
-            False,
-            f"CuPy {cp.__version__} found a driver but no device",
-            "check nvidia-smi and the environment variable CUDA_VISIBLE_DEVICES",
-        )
+        return _no_device(cp)
     try:
         x = cp.ones((2, 2), dtype="float32")
         total = float(cp.sum(cp.matmul(x + x, x)))
@@ -86,6 +84,40 @@ def probe(cp: Any) -> Status:
     if total != 16.0:
         return _not_working(cp, devices, f"a 2x2 product summed to {total}, expected 16")
     return Status("cupy", True, f"CuPy {cp.__version__}, {_device_names(cp, devices)}", "", devices)
+
+
+def _no_device(cp: Any) -> Status:
+    return Status(
+        "cupy",
+        False,
+        f"CuPy {cp.__version__} found a driver but no device",
+        "check nvidia-smi and the environment variable CUDA_VISIBLE_DEVICES "
+        f"({os.environ.get('CUDA_VISIBLE_DEVICES', 'not set')})",
+    )
+
+
+def _driver(cp: Any, error: Exception) -> tuple[str, str]:
+    """What is wrong with the driver, and what to do."""
+    name = f"CuPy {cp.__version__}"
+    try:
+        has, needs = cp.cuda.runtime.driverGetVersion(), cp.cuda.runtime.runtimeGetVersion()
+    except Exception:
+        has = needs = 0
+    if getattr(error, "status", None) == OLD_DRIVER and has:
+        return (
+            f"{name} is built for CUDA {_version(needs)}, the NVIDIA driver supports up to "
+            f"{_version(has)} ({error})",
+            f"update the driver, or {INSTALL}",
+        )
+    return (
+        f"{name} found no usable NVIDIA driver ({error})",
+        "check that nvidia-smi runs and that the driver supports CuPy's CUDA version",
+    )
+
+
+def _version(number: int) -> str:
+    """CUDA's 13000 as 13.0."""
+    return f"{number // 1000}.{number % 1000 // 10}"
 
 
 def _not_working(cp: Any, devices: int, what: str) -> Status:
@@ -104,10 +136,11 @@ def _device_names(cp: Any, devices: int) -> str:
     return ", ".join(f"cuda:{i} {name}" for i, name in enumerate(names))
 
 
-def _warn_of_two_packages() -> None:
+def _packages() -> list[str]:
+    """The installed distributions that bring the module `cupy`."""
     import importlib.metadata
 
-    found = sorted(
+    return sorted(
         {
             name
             for distribution in importlib.metadata.distributions()
@@ -115,12 +148,19 @@ def _warn_of_two_packages() -> None:
             and (name == "cupy" or name.startswith(("cupy-cuda", "cupy-rocm")))
         }
     )
+
+
+def _keep_one(found: list[str]) -> str:
+    return (
+        f"several CuPy packages are installed ({', '.join(found)}) and overwrite each other; "
+        f"keep one: pip uninstall {' '.join(found)}, then {INSTALL}"
+    )
+
+
+def _warn_of_two_packages() -> None:
+    found = _packages()
     if len(found) > 1:
-        warnings.warn(
-            f"several CuPy packages are installed ({', '.join(found)}) and overwrite each other; "
-            f"keep one: pip uninstall {' '.join(found)}, then {INSTALL}",
-            stacklevel=2,
-        )
+        warnings.warn(_keep_one(found), stacklevel=2)
 
 
 def numpy_status(threads: int) -> Status:

@@ -79,6 +79,11 @@ class NumpyBackend(StridedBackend):
     def memory(self) -> dict[str, int]:
         return self.arena.memory()
 
+    def release(self) -> None:
+        self.arena.clear()
+        # Scratch of this thread; other threads keep theirs.
+        self._local.__dict__.clear()
+
     # Buffers.
 
     def empty(self, shape: tuple[int, ...], dtype: Any) -> Array:

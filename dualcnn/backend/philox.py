@@ -12,7 +12,7 @@ from typing import Any
 
 from .base import Array, Backend
 
-__all__ = ["philox_4x32", "random_bits"]
+__all__ = ["counter_words", "philox_4x32", "random_bits", "stream_words"]
 
 MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 WEYL = (0x9E3779B9, 0xBB67AE85)
@@ -61,16 +61,24 @@ def _stream_bits(
     return philox_4x32(xp, index, zero | c1, zero | c2, zero | c3, *constants)
 
 
+def counter_words(seed: int, stream: int) -> tuple[tuple[int, int], tuple[int, int, int]]:
+    """The two words of the key, and those of the counter but the lowest, which counts."""
+    return (seed & WORD, seed >> 32 & WORD), (0, stream & WORD, stream >> 32 & WORD)
+
+
 def random_bits(be: Backend, n: int, seed: int, stream: int) -> Array:
     """`n` random uint32 words of that stream of that seed, `n` below 2**34."""
+    return be.random_bits(n, seed, stream)
+
+
+def stream_words(be: Backend, n: int, seed: int, stream: int) -> Array:
+    """`random_bits` in array operations, for any backend."""
     counters = -(-n // 4)
     index = be.xp.arange(counters, dtype=be.dtype("uint64"))
     words = be.empty((counters, 4), be.dtype("uint64"))
     be.fuse(_stream_bits)(
         index,
-        0,
-        stream & WORD,
-        (stream >> 32) & WORD,
+        *counter_words(seed, stream)[1],
         *MULTIPLIERS,
         WORD,
         32,

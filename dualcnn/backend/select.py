@@ -14,7 +14,7 @@ import numpy as np
 
 from .base import Array, Backend
 from .cupy import CupyBackend
-from .detect import BackendUnavailableError, Status, cupy_module, cupy_status, numpy_status
+from .detect import BackendUnavailableError, Status, cupy_status, numpy_status
 from .numpy import NumpyBackend
 
 __all__ = [
@@ -78,14 +78,22 @@ def _cuda(index: int) -> Backend:
         )
     if index not in _cupy:
         import array_api_compat.cupy
+        import cupy.cublas
 
-        _cupy[index] = CupyBackend(cupy_module(), array_api_compat.cupy, index)
+        _cupy[index] = CupyBackend(cupy, array_api_compat.cupy, index)
     return _cupy[index]
 
 
 def available() -> dict[str, Status]:
     """For each backend whether this machine can use it, and why. Imports CuPy to find out."""
     return {"numpy": numpy_status(_numpy.pool.size), "cupy": cupy_status()}
+
+
+def known() -> list[Backend]:
+    """The backends in use so far."""
+    chosen = (_context.get(), _default)
+    found = [_numpy, *_cupy.values(), *_others.values(), *(b for b in chosen if b is not None)]
+    return list(dict.fromkeys(found))
 
 
 def current() -> Backend:

@@ -1,4 +1,6 @@
-"""The command `dualcnn`: train a network, evaluate it, use it, and say what this machine offers."""
+"""The command `dualcnn`: train a network, evaluate it, use it, show its numbers, and say what this
+machine offers.
+"""
 
 from .main import main
 

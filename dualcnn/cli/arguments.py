@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from .. import __version__, models
+from ..tracing import LIMIT
 from ..train.recipe import LEARNING_RATES, SCHEDULES
 from .errors import UserError
 from .resources import DATA
@@ -142,6 +143,70 @@ def _parsers() -> tuple[_Parser, dict[str, _Parser]]:
     data_folder(evaluate)
     predict.add_argument("images", nargs="+", metavar="IMAGE")
 
+    trace = command("trace", "Show every number of a forward and a backward pass, as a web page.")
+    trace.add_argument(
+        "--model", metavar="RUN", help=f"{run_help} (default: a small network, not trained)"
+    )
+    trace.add_argument(
+        "--weights", **_one_of(("last", "best")), default="last", help="default: %(default)s"
+    )
+    trace.add_argument("--data", **_one_of(DATA), help="default: the data of the run, or mnist5k")
+    data_folder(trace)
+    trace.add_argument(
+        "--index",
+        type=_index,
+        default=0,
+        metavar="N",
+        help="of a test image (default: %(default)s)",
+    )
+    trace.add_argument(
+        "--seed", type=_seed, metavar="N", help="of the small network's weights (default: 0)"
+    )
+    trace.add_argument(
+        "--limit",
+        type=_count,
+        default=LIMIT,
+        metavar="N",
+        help="write out at most N numbers of a step (default: %(default)s)",
+    )
+    trace.add_argument("--text", action="store_true", help="print the steps as text")
+    trace.add_argument(
+        "--out", metavar="FILE", help="the page (default: trace.html, or none with --text)"
+    )
+    backend_option(trace)
+
+    compare = command(
+        "compare", "Run a training on two backends and say which operation they part at."
+    )
+    compare.add_argument(
+        "--backends",
+        default="numpy,cupy",
+        metavar="A,B",
+        help="two of numpy, cupy, cuda:1, strict; each may go on with +float64 and with "
+        "+ and an algorithm for convolutions, such as numpy+winograd4 (default: %(default)s)",
+    )
+    compare.add_argument("--data", **_one_of(DATA), default="mnist5k", help="default: %(default)s")
+    data_folder(compare)
+    compare.add_argument(
+        "--model", **_one_of(models.names()), default="lenet", help="default: %(default)s"
+    )
+    compare.add_argument(
+        "--steps", type=_count, default=3, metavar="N", help="default: %(default)s"
+    )
+    compare.add_argument(
+        "--batch-size", type=_count, default=32, metavar="N", help="default: %(default)s"
+    )
+    compare.add_argument(
+        "--optimizer", **_one_of(LEARNING_RATES), default="adam", help="default: %(default)s"
+    )
+    compare.add_argument("--seed", type=_seed, default=0, metavar="N", help="default: %(default)s")
+    compare.add_argument(
+        "--tolerance",
+        type=_positive,
+        metavar="X",
+        help="relative distance that counts as rounding (default: 1e-4, for float64 1e-11)",
+    )
+
     command("info", "Show versions, backends, threads, memory and data.")
     return parser, commands
 
@@ -175,6 +240,7 @@ def _number(kind: Any, expected: str, fits: Callable[[Any], bool]) -> Callable[[
 
 _count = _number(int, "a whole number from 1", lambda n: n >= 1)
 _pixels = _number(int, "a number of pixels from 0 to 8", lambda n: 0 <= n <= 8)
+_index = _number(int, "a whole number from 0", lambda n: n >= 0)
 _seed = _number(int, "a seed from 0 to 2**64 - 1", lambda n: 0 <= n < 1 << 64)
 _positive = _number(float, "a number above 0", lambda x: 0 < x < float("inf"))
 _share = _number(float, "a number from 0 to below 1", lambda x: 0 <= x < 1)

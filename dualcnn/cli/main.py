@@ -17,9 +17,11 @@ from typing import Any
 from .. import backend
 from ..backend import Backend
 from .arguments import parse
+from .compare import compare
 from .errors import USER_ERRORS, describe, tell
 from .info import info
 from .resources import choose_backend, thread_count
+from .tracing import trace
 from .training import train
 from .use import evaluate, predict
 
@@ -29,6 +31,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace, Backend], int]] = {
     "train": train,
     "evaluate": evaluate,
     "predict": predict,
+    "trace": trace,
 }
 
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -37,8 +40,8 @@ NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command with `argv`, by default the program's arguments; returns the exit status.
 
-    0 done; 2 a mistake that the user can mend, told on standard error; 130 stopped by Ctrl-C and
-    143 by SIGTERM; 141 the reader of the output went away.
+    0 done; 1 the backends of `compare` part; 2 a mistake that the user can mend, told on standard
+    error; 130 stopped by Ctrl-C and 143 by SIGTERM; 141 the reader of the output went away.
     """
     try:
         _print_anything()
@@ -53,7 +56,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         _drop_output()
         return 141
     except MemoryError as error:
-        return tell(f"out of memory ({error}); a smaller --batch-size may do")
+        notes = "".join(f"; {note}" for note in getattr(error, "__notes__", ()))
+        return tell(f"out of memory ({error}{notes}); a smaller --batch-size may do")
     except USER_ERRORS as error:
         # The library's errors of writing name their file, so this is one of printing.
         if isinstance(error, OSError) and error.errno in NO_SPACE and error.filename is None:
@@ -67,6 +71,8 @@ def _run(options: argparse.Namespace) -> int:
     thread_count()
     if options.command == "info":
         return info()
+    if options.command == "compare":
+        return compare(options)
     with backend.use(choose_backend(options.backend)) as chosen:
         return COMMANDS[options.command](options, chosen.backend)
 

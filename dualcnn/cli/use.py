@@ -6,17 +6,26 @@ import argparse
 
 from .. import functional as F
 from ..backend import Backend
+from ..data import ImageDataset
 from ..train import ImageError, Run, read_image
 from ..train import evaluate as measure
 from .errors import UserError, describe, tell
 from .resources import DATA, load_data
 
-__all__ = ["evaluate", "predict"]
+__all__ = ["evaluate", "predict", "test_images"]
 
 
 def evaluate(options: argparse.Namespace, be: Backend) -> int:
     """Measure a run on test images."""
     run = Run.open(options.run, options.weights)
+    test = test_images(run, options)
+    print(f"{run.network.name}, weights of epoch {run.epoch} ({run.weights}), on {be.device}")
+    print(f"{test.name}: {measure(run.model, test)}")
+    return 0
+
+
+def test_images(run: Run, options: argparse.Namespace) -> ImageDataset:
+    """The test images of `--data`, or of the run's own data, if they fit its network."""
     name = options.data or run.options.get("data", "mnist5k")
     if name not in DATA:
         raise UserError(
@@ -30,9 +39,7 @@ def evaluate(options: argparse.Namespace, be: Backend) -> int:
             f"{run.path} was trained on images {network.input_shape} of {len(network.classes)} "
             f"classes; {test.name} has {test.images.shape[1:]} of {len(test.classes)}"
         )
-    print(f"{network.name}, weights of epoch {run.epoch} ({run.weights}), on {be.device}")
-    print(f"{test.name}: {measure(run.model, test)}")
-    return 0
+    return test
 
 
 def predict(options: argparse.Namespace, be: Backend) -> int:

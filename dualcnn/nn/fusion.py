@@ -74,6 +74,9 @@ class _Pattern(NamedTuple):
 def _together(run: Run, input: Any, layers: tuple[Module, ...]) -> Any:
     try:
         return run(input, *layers)
+    except MemoryError as error:
+        layers[0]._locate(error, (input,))
+        raise
     except Exception:
         # One by one the layer at fault names itself.
         for layer in layers:

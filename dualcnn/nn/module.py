@@ -94,6 +94,7 @@ class Module:
             given = f" given {shapes}" if shapes else ""
             if isinstance(error, backend.MixedBackendsError):
                 error.add_note("move the input, x.to(device), or the model, model.to(device)")
+            backend.tell_memory(error, *args)
             path, what = "", f"{type(self).__name__}({self.extra_repr()}){given}"
         else:
             child, path, what, note = where

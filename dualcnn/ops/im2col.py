@@ -152,7 +152,9 @@ def _fold(
 def _is_heavy(be: Backend, x: Array, w: Array, window: Window, groups: int) -> bool:
     weights: int = math.prod(w.shape) * be.itemsize(w.dtype)
     columns = x.shape[0] * window.out[0] * _row_bytes(be, x, window)
-    return groups == 1 and weights > max(HEAVY_WEIGHT, columns // 8) and 0 < columns <= MOST_COLUMNS
+    # On a device one product costs as much to launch as each of the taps'.
+    light = not be.host or groups > 1 or weights <= max(HEAVY_WEIGHT, columns // 8)
+    return not light and 0 < columns <= MOST_COLUMNS
 
 
 def _matrix(be: Backend, w: Array, groups: int) -> Array:

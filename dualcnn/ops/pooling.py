@@ -52,8 +52,9 @@ def max_pool2d(
         # NaN equals no maximum: padding gets no gradient even where all pixels are minus infinity.
         taps = list(_taps(_padded(be, xl, window, math.nan), window))
 
-        def write(targets: list[Array]) -> None:
-            be.fuse(_first_maximum)(gl, y, *taps, out=tuple(targets))
+        def write(images: slice, targets: list[Array]) -> None:
+            parts = (part[images, ...] for part in (gl, y, *taps))
+            be.fuse(_first_maximum)(*parts, out=tuple(targets))
 
         return (_spread(be, x, window, write),)
 
@@ -97,9 +98,9 @@ def avg_pool2d(
     def vjp(gy: Array) -> tuple[Array | None, ...]:
         g = be.fuse(_product)(channels_last(be, be.in_order_of(gy, channels_first(be, y))), share)
 
-        def write(targets: list[Array]) -> None:
+        def write(images: slice, targets: list[Array]) -> None:
             for target in targets:
-                be.assign(target, g)
+                be.assign(target, g[images, ...])
 
         return (_spread(be, x, window, write),)
 
@@ -227,7 +228,9 @@ def _place(xp: Any, tap: Array, y: Array, found: Array, place: Array, inside: Ar
 
 
 def _spread(be: Backend, x: Array, window: Window, write: Any) -> Array:
-    """The input gradient, where `write(targets)` fills one array of output size for each tap."""
+    """The input gradient, where `write(images, targets)` fills one array of output size for each
+    tap with what these images have there.
+    """
     channels, batch = x.shape[1], x.shape[0]
     apart = all(
         s >= k and d == 1
@@ -243,13 +246,19 @@ def _spread(be: Backend, x: Array, window: Window, write: Any) -> Array:
         )
         shape = (batch, *window.padded, channels)
         gx = be.empty(shape, x.dtype) if covered else be.zeros(shape, x.dtype)
-        write(list(_taps(gx, window)))
+        write(slice(0, batch), list(_taps(gx, window)))
     else:
-        cols = be.empty((batch, *window.out, *window.kernel, channels), x.dtype)
+        gx = be.empty((batch, *window.padded, channels), x.dtype)
         here = (slice(None),) * (1 + len(window.out))
         taps = backend.tap_slices(window.kernel, window.stride, window.dilation, window.out)
-        write([cols[(*here, *tap, slice(None))] for tap, _ in taps])
-        gx = be.fold(cols, window.padded, window.stride, window.dilation)
+        shape = (*window.out, *window.kernel, channels)
+
+        def body(images: slice) -> None:
+            cols = be.workspace("pooled columns", (images.stop - images.start, *shape), x.dtype)
+            write(images, [cols[(*here, *tap, slice(None))] for tap, _ in taps])
+            be.assign(gx[images, ...], be.fold(cols, window.padded, window.stride, window.dilation))
+
+        be.blocks(batch, math.prod(shape) * be.itemsize(x.dtype), body)
     inner = tuple(slice(a, a + s) for s, (a, _) in zip(window.size, window.padding, strict=True))
     return channels_first(be, gx[(slice(None), *inner, slice(None))])
 

@@ -57,7 +57,27 @@ class Callback:
 def train_step(
     model: Module, x: Any, y: Any, optimizer: optim.Optimizer, loss: Loss = F.cross_entropy
 ) -> tuple[Tensor, Tensor]:
-    """Learn from one batch; returns its loss and its outputs as they were before the step."""
+    """Learn from one batch; returns its loss and its outputs as they were before the step.
+
+    Where memory runs out, the error says in which layer, and nothing of the step is kept: a smaller
+    batch may be tried next. Parameters are as they were, unless it ran out in the update itself.
+    """
+    try:
+        return _step(model, x, y, optimizer, loss)
+    except MemoryError as error:
+        inputs = error.__dict__.get("_dualcnn_inputs", ())
+        for path, param in model.named_parameters():
+            if id(param) in inputs:
+                error.add_note(f"in layer {path.rpartition('.')[0]}: a gradient of {path}")
+                break
+        model.zero_grad()
+        backend.recover(error)
+        raise
+
+
+def _step(
+    model: Module, x: Any, y: Any, optimizer: optim.Optimizer, loss: Loss
+) -> tuple[Tensor, Tensor]:
     optimizer.zero_grad()
     output = model(x)
     batch_loss = loss(output, y)

@@ -79,7 +79,11 @@ class HostCupy:
     """The module `cupy`, except that a device needs no driver and fused functions are traced."""
 
     def __init__(self, fuse: Any = None) -> None:
-        self.cuda = types.SimpleNamespace(Device=NoDevice)
+        self.cuda = types.SimpleNamespace(
+            Device=NoDevice,
+            runtime=types.SimpleNamespace(getDevice=lambda: 0),
+            get_current_stream=lambda: types.SimpleNamespace(ptr=0),
+        )
         if fuse is not None:
             self.fuse = fuse
 

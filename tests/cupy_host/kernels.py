@@ -189,11 +189,13 @@ def together(kernels: Iterable[Kernel]) -> str:
 
 
 def compile_kernel_object(kernel: Any, architecture: str) -> None:
-    """Compile a kernel in CUDA C: for float32 and float64 where its types are letters."""
+    """Compile a kernel in CUDA C: for float32 and float64 where its types are letters, for float16
+    where its name says half.
+    """
     if hasattr(kernel, "code"):
         compile_for(kernel.code, architecture)
         return
-    for dtype in ("float32", "float64"):
+    for dtype in ("float16",) if kernel.name.endswith("_half") else ("float32", "float64"):
         args = [
             array(2, 3, dtype=str(p.dtype or dtype)) for p in kernel.in_params + kernel.out_params
         ]

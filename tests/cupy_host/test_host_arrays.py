@@ -237,3 +237,19 @@ def test_work_comes_to_the_device(host: CupyBackend, name: str) -> None:
     host.cp.cuda = cupy.cuda
     with pytest.raises(cupy.cuda.runtime.CUDARuntimeError):
         STARTS[name](host, array(2, 3))
+
+
+def test_counting_leaves_the_class_as_it_was(host: CupyBackend) -> None:
+    """CuPy's array class lets its methods be replaced, which counting waits rests on."""
+    before = dict(vars(cupy.ndarray))
+    x = array(2, 3)
+    with backend.count() as counts:
+        assert dict(vars(cupy.ndarray)) != before
+        for wait in (x.get, lambda: float(x[0, 0]), lambda: bool(x[0, 0]), lambda: x[0, 0].item()):
+            # The copy itself needs a device.
+            with pytest.raises(cupy.cuda.runtime.CUDARuntimeError):
+                wait()
+        assert x[0:1].shape == (1, 3)
+    assert dict(vars(cupy.ndarray)) == before
+    assert counts.to_host == counts.synchronizations == 4
+    assert counts.bytes == 24 + 3 * 4

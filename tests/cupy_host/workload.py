@@ -14,6 +14,7 @@ import dualcnn
 from dualcnn import Tensor, backend, data, nn, optim, random, train
 from dualcnn import functional as F
 from dualcnn.backend import Backend
+from dualcnn.backend.philox import stream_words
 from dualcnn.train.metrics import RunningMetrics
 
 DTYPES = ("float64", "float32", "float16")
@@ -31,6 +32,8 @@ def everything(be: Backend, dtypes: tuple[str, ...] = DTYPES) -> None:
     windows_of_many_taps(be)
     random.normal((5,), stream=random.Stream(1, 2), backend=be)
     backend.random_bits(be, 10, 2**63 + 1, 2**33 + 1)
+    stream_words(be, 10, 2**63 + 1, 2**33 + 1)
+    sums_of_products(be)
 
 
 def every_op(be: Backend, dtype: str) -> None:
@@ -108,6 +111,15 @@ def windows_of_many_taps(be: Backend) -> None:
     for pool in (F.max_pool2d, F.avg_pool2d):
         pool(x, 7).sum().backward()
         pool(x, 7, stride=2, padding=3).sum().backward()
+
+
+def sums_of_products(be: Backend) -> None:
+    """Those of depthwise convolutions, which CuPy's table of algorithms leaves out so far."""
+    for dtype in DTYPES:
+        x = Tensor(be.asarray(np.ones((2, 4, 6, 6)), dtype), requires_grad=True)
+        w = Tensor(be.asarray(np.ones((4, 1, 3, 3)), dtype), requires_grad=True)
+        with dualcnn.algorithms("depthwise"):
+            F.conv2d(x, w, padding=1, groups=4).sum().backward()
 
 
 def a_training(be: Backend) -> None:

@@ -11,6 +11,41 @@ CUPY = "backend/cupy.py"
 
 FAULTS = (
     Fault(
+        "a pixel of a strided fold misses its last window",
+        "backend/kernels.py",
+        "if (q2 * s2 != a2 || q2 >= o2) continue;",
+        "if (q2 * s2 != a2 || q2 + 1 >= o2) continue;",
+        "test_kernels_in_c.py",
+    ),
+    Fault(
+        "a constant made on one stream is used on another",
+        CUPY,
+        "return self.cp.cuda.get_current_stream().ptr",
+        "return 0",
+        "test_stand_in_memory.py",
+    ),
+    Fault(
+        "a wait by float() goes uncounted",
+        "backend/counting.py",
+        '("item", "tolist", "__float__", ',
+        '("item", "tolist", ',
+        "test_backend_counting.py",
+    ),
+    Fault(
+        "comparison: the second side gets its own gradients",
+        "check/lockstep.py",
+        "second.step(None if keep_apart else gradients)",
+        "second.step(None)",
+        "test_check_lockstep.py",
+    ),
+    Fault(
+        "comparison: what follows a fault is blamed for it",
+        "check/lockstep.py",
+        "own = _distances(expected, self._run(self.second, call, arrays, given))",
+        "own = _distances(mine, theirs)",
+        "test_check_lockstep.py",
+    ),
+    Fault(
         "IDX values in the machine's byte order",
         "data/idx.py",
         '">i4"',

@@ -5,7 +5,7 @@ its habits (elementwise results in C order, out-of-range indices that wrap, view
 views), is stricter where CuPy is silently wrong (duplicate indices in an assignment, arithmetic
 between scalars inside `fuse`), and counts what costs time on a device: see `counters`.
 
-Kernels written in CUDA C can't run here: `ElementwiseKernel` and its like are missing.
+Kernels written in CUDA C can't run here: their NumPy equals do, see `kernels`.
 """
 
 from stand_in.array import Counters, counters, ndarray

@@ -60,7 +60,10 @@ class MemoryPool:
 
 
 class OutOfMemoryError(MemoryError):
-    pass
+    def __init__(self, size: int, total: int, limit: int = 0) -> None:
+        super().__init__(
+            f"Out of memory allocating {size:,} bytes (allocated so far: {total:,} bytes)."
+        )
 
 
 class CUDARuntimeError(RuntimeError):
@@ -68,6 +71,7 @@ class CUDARuntimeError(RuntimeError):
 
 
 pool = MemoryPool()
+pinned_pool = MemoryPool()
 
 _runtime = types.SimpleNamespace(
     CUDARuntimeError=CUDARuntimeError,

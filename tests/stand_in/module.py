@@ -10,7 +10,8 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided as numpy_as_strided
 
 from stand_in.array import counters, functions, lift, lower, ndarray
-from stand_in.device import cuda, pool
+from stand_in.device import cuda, pinned_pool, pool
+from stand_in.kernels import ElementwiseKernel, ReductionKernel, gemm
 from stand_in.tracing import Scalar, Traced, fuse
 
 UFUNCS = """
@@ -240,8 +241,12 @@ def _build() -> Any:
     vars(module).update({name: getattr(np, name) for name in f"{DTYPES} {CONSTANTS}".split()})
     module.__version__ = "14.2.0"
     module.ndarray = ndarray
+    module.ElementwiseKernel = ElementwiseKernel
+    module.ReductionKernel = ReductionKernel
+    module.cublas = types.SimpleNamespace(gemm=gemm)
     module.cuda = cuda
     module.get_default_memory_pool = lambda: pool
+    module.get_default_pinned_memory_pool = lambda: pinned_pool
     module.get_array_module = lambda *arrays: module
     module.is_available = lambda: True
     module.lib = types.SimpleNamespace(stride_tricks=types.SimpleNamespace(as_strided=as_strided))

@@ -1,0 +1,66 @@
+"""What to do when memory runs out: say what was asked for, and let go of what is held."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Sequence
+from typing import Any
+
+__all__ = ["recover", "tell_gradient", "tell_memory"]
+
+GIB = 1 << 30
+
+
+def tell_memory(error: BaseException, *arrays: Any) -> None:
+    """Note on a MemoryError how much the device holds and, from the arrays at hand, the batch.
+
+    The bytes asked for are in the error's own text, NumPy's and CuPy's alike.
+    """
+    from .select import current, is_array, of
+
+    if not isinstance(error, MemoryError) or "_dualcnn_memory" in error.__dict__:
+        return
+    error.__dict__["_dualcnn_memory"] = True
+    given = [a for a in (getattr(a, "__dualcnn_array__", a) for a in arrays) if hasattr(a, "shape")]
+    be = of(array=given[0]) if given and is_array(given[0]) else current()
+    held = ", ".join(f"{name} {n / GIB:.2f} GiB" for name, n in be.memory().items())
+    batch = f" with a batch of {given[0].shape[0]}" if given and given[0].shape else ""
+    error.add_note(
+        f"{be.device} ran out of memory{batch}{f'; it holds {held}' if held else ''}. "
+        "A smaller batch needs less"
+    )
+
+
+def tell_gradient(error: BaseException, vjp: Any, y: Any, inputs: Sequence[int]) -> None:
+    """Note on an error of a `vjp` the operation, and keep the identities of that one's inputs for
+    those who know the layers.
+    """
+    tell_memory(error, y)
+    op = getattr(vjp, "__qualname__", "an operation").partition(".")[0]
+    error.add_note(f"in the gradients of {op}, output {tuple(y.shape)}")
+    error.__dict__["_dualcnn_inputs"] = tuple(inputs)
+
+
+def recover(error: BaseException) -> None:
+    """Let go of what a failed computation still holds, and of memory that nothing uses.
+
+    The traceback of an error keeps every local variable on its way, and so the whole graph of a
+    step. This clears those of functions that have ended, then gives unused memory of all backends
+    back to the system. Parameters, and what the caller holds, stay.
+
+    >>> try:
+    ...     train.train_step(model, x, y, optimizer)
+    ... except MemoryError as error:
+    ...     dualcnn.backend.recover(error)
+    ...     batch_size //= 2
+    """
+    from .select import known
+
+    seen: set[int] = set()
+    link: BaseException | None = error
+    while link is not None and id(link) not in seen:
+        seen.add(id(link))
+        traceback.clear_frames(link.__traceback__)
+        link = link.__cause__ or link.__context__
+    for backend in known():
+        backend.release()
