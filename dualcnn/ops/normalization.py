@@ -71,6 +71,39 @@ def batch_norm(
     return y, vjp, statistics
 
 
+def folded(
+    weight: Array,
+    bias: Array | None,
+    norm_weight: Array | None,
+    norm_bias: Array | None,
+    running_mean: Array,
+    running_var: Array,
+    eps: float,
+) -> tuple[Array, Array]:
+    """Weight `(O, ...)` and bias `(O,)` of a convolution that gives what this one and a batch
+    normalisation by running statistics after it give.
+
+    With `y * scale + shift` the normalisation, `w * scale` and `b * scale + shift`.
+    """
+    be = backend.of(weight=weight, bias=bias, running_mean=running_mean)
+    args = running_mean, running_var, norm_weight, norm_bias, eps
+    _, scale, shift = _coefficients(be, *args)
+    by_output = be.reshape(scale, (-1, *(1,) * (weight.ndim - 1)))
+    if bias is not None:
+        shift = shift + bias * scale
+    return be.fuse(_scaled)(weight, by_output), shift
+
+
+def _coefficients(
+    be: Backend, mean: Array, var: Array, weight: Array | None, bias: Array | None, eps: float
+) -> tuple[Array, Array, Array]:
+    """One over the deviation; and scale and shift that normalise."""
+    inverse = 1 / be.xp.sqrt(var + eps)
+    scale = inverse if weight is None else inverse * weight
+    shift = -mean * scale
+    return inverse, scale, shift if bias is None else shift + bias
+
+
 class _Normalization:
     """The passes of a batch normalisation over channels-last maps, part by part.
 
@@ -172,10 +205,9 @@ class _Normalization:
             mean, var = _joined(found, self.count)
             statistics = mean, var * (self.count / (self.count - 1))
             self.mean, self.var = mean, var
-        self.inverse = 1 / be.xp.sqrt(self.var + self.eps)
-        self.scale = self.inverse if self.weight is None else self.inverse * self.weight
-        shift = -self.mean * self.scale
-        self.shift = shift if self.bias is None else shift + self.bias
+        self.inverse, self.scale, self.shift = _coefficients(
+            be, self.mean, self.var, self.weight, self.bias, self.eps
+        )
         return statistics
 
     def apply(self, maps: Array, out: Array) -> None:
