@@ -22,9 +22,6 @@ DTYPES = ("float32", "float64")
 SPECIAL = (np.nan, np.inf, -np.inf, 0.0, -0.0, 1e-40, 3e38)
 
 
-NOT_ELEMENTWISE = {"_are_probabilities"}
-
-
 def expressions() -> dict[str, Callable[..., Any]]:
     """Every function of the library whose first argument is `xp` and that takes an array."""
     found = {}
@@ -34,11 +31,10 @@ def expressions() -> dict[str, Callable[..., Any]]:
         for name, fn in vars(importlib.import_module(module.name)).items():
             if not inspect.isfunction(fn) or fn.__module__ != module.name:
                 continue
-            kinds = [p.annotation for p in inspect.signature(fn).parameters.values()]
-            plain = kinds[1:] and set(kinds[1:]) <= {"Array", "float", "int"}
-            if name in NOT_ELEMENTWISE:
-                continue
-            if plain and kinds[0] in ("Any", "object") and kinds[1] == "Array":
+            parameters = inspect.signature(fn).parameters
+            kinds = [p.annotation for p in parameters.values()][1:]
+            plain = kinds and kinds[0] == "Array" and set(kinds) <= {"Array", "float", "int"}
+            if plain and next(iter(parameters)) == "xp":
                 found[f"{module.name}.{name}".removeprefix("dualcnn.")] = fn
     return found
 

@@ -14,7 +14,8 @@ import pytest
 from op_calls import CALLS
 from op_check import place, rng
 
-from dualcnn import ops
+import dualcnn
+from dualcnn import nn, ops
 from dualcnn.backend import Backend
 
 EPS = 2.0**-11
@@ -159,6 +160,22 @@ def test_running_statistics_may_be_wider_or_as_narrow(half: Backend) -> None:
         given = [place(half, v, dtype) for v in running]
         y, *_ = ops.batch_norm(x, None, None, *given, training=False)
         np.testing.assert_allclose(half.to_numpy(y), expected, 0, 8 * EPS)
+
+
+def test_a_whole_network_of_float16_answers_as_one_of_float32(half: Backend) -> None:
+    """Batch norms folded into the convolutions before them too, as evaluation does."""
+    dualcnn.manual_seed(5)
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Conv2d(8, 8, 3, bias=False), nn.BatchNorm2d(8), nn.Flatten(), nn.Linear(32, 5),
+    )  # fmt: skip
+    x = half.asarray(rng(6).normal(size=(8, 3, 8, 8)), "float32")
+    model(x)
+    with dualcnn.no_grad():
+        expected = model.eval()(x).numpy()
+        narrow = model.to(dtype="float16")(half.asarray(x, "float16"))
+    assert {p.dtype for p in model.parameters()} == {half.dtype("float16")} == {narrow.dtype}
+    np.testing.assert_allclose(narrow.numpy(), expected, 0, 16 * EPS * np.abs(expected).max())
 
 
 def _far(xp: Any, x: Any, y: Any) -> Any:

@@ -342,14 +342,14 @@ def digits_after_three_epochs(seed: int, precision: Any) -> tuple[float, float]:
 
 
 def test_a_training_in_mixed_precision_ends_where_others_do():
-    """Nearer to the float32 training of the same seed than a quarter of what seeds differ by."""
+    """Nearer to the float32 training of the same seed than half of what seeds differ by."""
     exact = [digits_after_three_epochs(seed, "float32") for seed in range(5)]
     mixed = [digits_after_three_epochs(seed, "mixed") for seed in range(2)]
     for figures, others in zip(zip(*mixed, strict=True), zip(*exact, strict=True), strict=True):
         spread = max(others) - min(others)
         assert spread > 0
         for figure, other in zip(figures, others, strict=False):
-            assert abs(figure - other) < spread / 4
+            assert abs(figure - other) < spread / 2
 
 
 def test_mixed_precision_is_what_the_parts_of_it_do(be: Backend):

@@ -34,7 +34,6 @@ _Found = tuple[Program | None, tuple[int, ...], int]
 
 _plain = SimpleNamespace(**{**vars(np), "where": where})
 _apart: frozenset[int] = frozenset()
-_alone: Aliases = (_apart,)
 
 
 class Fused:
@@ -57,7 +56,7 @@ class Fused:
             result = self.fn(_plain, *args)
             if out is None and type(result) is np.ndarray:
                 return result
-            return _delivered(result, out)
+            return _delivered(result, out, args)
         key: list[Any] = []
         largest = 0
         for a in args:
@@ -75,15 +74,15 @@ class Fused:
         if out is None:
             out = self._outputs(program, args, like, shape)
         outs = out if type(out) is tuple else (out,)
-        inline = largest < ALONE_BYTES or self.backend.pool.inside
-        if inline and program.writes_last and outs[0].shape == shape:
-            # A call that reads what it writes makes its own copies: nothing to look out for.
-            aliases: Aliases | None = _alone
-        else:
+        aliases: Aliases | None = None
+        # Where only the last call writes to the output, and makes its own copies of what it reads
+        # there, there is nothing to look out for.
+        is_small = largest < workers.INLINE_BYTES
+        if not (is_small and program.writes_last and outs[0].shape == shape):
             aliases = _aliases(args, outs, shape)
-        if aliases is None:
-            return self._plainly(args, out)
-        if inline:
+            if aliases is None:
+                return self._plainly(args, out)
+        if largest < ALONE_BYTES or self.backend.pool.inside:
             program.run(args, outs, aliases, self.backend.scratch)
         else:
             self._parts(program, args, outs, shape, aliases)
@@ -94,8 +93,8 @@ class Fused:
         arrays = [a for a in args if isinstance(a, np.ndarray)]
         if half.has_half(arrays):
             result = self(*half.widened(args))
-            return _delivered(half.rounded(result) if half.is_narrow(arrays) else result, out)
-        return _delivered(self.fn(_plain, *args), out)
+            return _delivered(half.rounded(result) if half.is_narrow(arrays) else result, out, args)
+        return _delivered(self.fn(_plain, *args), out, args)
 
     def _found(self, key: tuple[Any, ...], args: tuple[Any, ...]) -> _Found:
         """What is to be done with arguments of these kinds and shapes."""
@@ -128,7 +127,7 @@ class Fused:
         args: tuple[Any, ...],
         outs: tuple[Any, ...],
         shape: tuple[int, ...],
-        aliases: Aliases,
+        aliases: Aliases | None,
     ) -> None:
         arrays = [a for a in args if isinstance(a, np.ndarray)]
         flat = _flat([*arrays, *outs])
@@ -153,13 +152,20 @@ class Fused:
         self.backend.pool.run(body, len(parts))
 
 
-def _delivered(result: Any, out: Any) -> Any:
+def _delivered(result: Any, out: Any, args: tuple[Any, ...]) -> Any:
     """Results as arrays, or written to `out`."""
     if out is None:
         if type(result) is tuple:
             return tuple(np.asarray(r) for r in result)
         return np.asarray(result)
-    deliver(list(zip(out, result, strict=True)) if isinstance(out, tuple) else [(out, result)])
+    if not isinstance(out, tuple):
+        np.copyto(out, result, casting="same_kind")
+    elif any(value is a for value in result for a in args):
+        deliver(list(zip(out, result, strict=True)))
+    else:
+        # What was computed lies in memory of its own.
+        for target, value in zip(out, result, strict=True):
+            np.copyto(target, value, casting="same_kind")
     return out
 
 

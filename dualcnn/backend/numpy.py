@@ -61,6 +61,7 @@ class NumpyBackend(StridedBackend):
         self.pool = pool
         self.arena = Arena()
         self._local = threading.local()
+        self._ones: dict[str, Array] = {}
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=self.arena.reset_after_fork)
 
@@ -270,6 +271,8 @@ class NumpyBackend(StridedBackend):
             if out is None:
                 return total.astype(operands[0].dtype)
             return self.assign(out, total + out if accumulate else total)
+        if subscripts == "mc->c" and _is_for_ones(operands[0]):
+            return self._sum_of_rows(operands[0], out, accumulate)
         if out is None:
             return np.asarray(np.einsum(subscripts, *operands))
         if accumulate:
@@ -278,8 +281,28 @@ class NumpyBackend(StridedBackend):
             return np.add(out, np.einsum(subscripts, *operands, out=total), out=out)
         return np.einsum(subscripts, *operands, out=out)
 
+    def _sum_of_rows(self, x: Array, out: Array | None, accumulate: bool) -> Array:
+        """By a product with ones: 2**17 float32 take 7 us, by `einsum` 15, by `add.reduce` 12."""
+        ones = self._ones.get(x.dtype.char)
+        if ones is None or ones.size < x.shape[0]:
+            ones = self._ones[x.dtype.char] = np.ones(2 * x.shape[0], x.dtype)
+        target = out if out is not None and not accumulate else None
+        if self.pool.inside or x.size < SERIAL_PRODUCT:
+            total = np.matmul(ones[: x.shape[0]], x, out=target)
+        else:
+            with self.pool.one_blas_thread():
+                total = np.matmul(ones[: x.shape[0]], x, out=target)
+        if out is None or not accumulate:
+            return total
+        return np.add(out, total, out=out)
+
     def _fuse(self, fn: Callable[..., Any]) -> Callable[..., Any]:
         return Fused(fn, self)
+
+
+def _is_for_ones(x: Array) -> bool:
+    """Whether BLAS can add up the rows of `x`, and needs no time to be asked."""
+    return bool(x.flags.c_contiguous and x.dtype.char in "fd" and x.shape[0] and x.shape[1])
 
 
 def _for_blas(x: Array) -> Array:

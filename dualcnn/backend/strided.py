@@ -23,6 +23,22 @@ def _memory_order(strides: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int,
     return order, tuple(sorted(range(len(strides)), key=order.__getitem__))
 
 
+@lru_cache(maxsize=1024)
+def _window_view(
+    shape: tuple[int, ...],
+    strides: tuple[int, ...],
+    kernel: tuple[int, ...],
+    stride: tuple[int, ...],
+    dilation: tuple[int, ...],
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Shape and strides of all windows."""
+    out = window_sizes(shape[1:-1], kernel, stride, dilation)
+    first, *spatial, last = strides
+    steps = [b * s for b, s in zip(spatial, stride, strict=True)]
+    taps = [b * d for b, d in zip(spatial, dilation, strict=True)]
+    return (shape[0], *out, *kernel, shape[-1]), (first, *steps, *taps, last)
+
+
 class StridedBackend(Backend):
     """A backend of arrays with strides and NumPy's dtypes."""
 
@@ -82,12 +98,8 @@ class StridedBackend(Backend):
     def windows(
         self, x: Array, kernel: Sequence[int], stride: Sequence[int], dilation: Sequence[int]
     ) -> Array:
-        out = window_sizes(x.shape[1:-1], kernel, stride, dilation)
-        first, *spatial, last = x.strides
-        steps = [b * s for b, s in zip(spatial, stride, strict=True)]
-        taps = [b * d for b, d in zip(spatial, dilation, strict=True)]
-        shape = (x.shape[0], *out, *kernel, x.shape[-1])
-        return self.strided_view(x, shape, (first, *steps, *taps, last))
+        moves = tuple(kernel), tuple(stride), tuple(dilation)
+        return self.strided_view(x, *_window_view(x.shape, x.strides, *moves))
 
     @abstractmethod
     def strided_view(self, x: Array, shape: tuple[int, ...], strides: tuple[int, ...]) -> Array:

@@ -166,6 +166,32 @@ def _layout(window: Window, by: tuple[int, ...], whole: bool) -> _Layout:
     )
 
 
+@lru_cache(maxsize=256)
+def _places(kernel: tuple[int, ...], by: tuple[int, ...]) -> tuple[Any, Any]:
+    """1 where an output of a cell meets a pixel at a tap of the kernel: by output, tap and pixel,
+    and by tap, pixel and output, the latter two as one.
+    """
+    (down, right), (kh, kw) = by, kernel
+    tall, wide = (range(-(-(k - 1) // b) + 1) for k, b in zip(kernel, by, strict=True))
+    pixels = [
+        (lh * down + p, lw * right + q)
+        for p in range(down)
+        for q in range(right)
+        for lh in tall
+        for lw in wide
+    ]
+    outputs = [(i, j) for i in range(down) for j in range(right)]
+    taps = [(h, w) for h in range(kh) for w in range(kw)]
+
+    def met(tap: tuple[int, int], pixel: tuple[int, int], output: tuple[int, int]) -> float:
+        return float(pixel == (output[0] + tap[0], output[1] + tap[1]))
+
+    return (
+        tuple(tuple(tuple(met(t, p, o) for p in pixels) for t in taps) for o in outputs),
+        tuple(tuple(met(t, p, o) for p in pixels for o in outputs) for t in taps),
+    )
+
+
 class _Cells:
     """One convolution over cells of pixels, its matrix t as `(B * B * O, C * B * B * L * L)`."""
 
@@ -186,35 +212,20 @@ class _Cells:
         self.image_bytes = values * be.itemsize(x.dtype) // 4
 
     def _matrix(self, w: Array) -> Array:
-        be, (down, right), (kh, kw) = self.be, self.by, self.window.kernel
-        outputs, channels = w.shape[0], w.shape[3]
-        weights = be.permute(w, (0, 3, 1, 2))
-        if self.by == (1, 1):
-            return be.reshape(weights, (outputs, channels * kh * kw))
-        t = be.zeros((down, right, outputs, channels, *self._pixels()), w.dtype)
-        for i in range(down):
-            for j in range(right):
-                be.assign(t[i, j, :, :, i : i + kh, j : j + kw], weights)
-        rows, (tall, wide) = down * right * outputs, self.layout.taps
-        t = be.reshape_view(t, (rows, channels, tall, down, wide, right))
-        return be.reshape(be.permute(t, (0, 1, 3, 5, 2, 4)), (rows, -1))
+        be, (outputs, kh, kw, channels) = self.be, w.shape
+        by_channel = be.reshape(be.permute(w, (0, 3, 1, 2)), (outputs * channels, kh * kw))
+        to_pixels, _ = _places(self.window.kernel, self.by)
+        t = be.matmul(by_channel, be.constant(to_pixels, w.dtype))
+        return be.reshape_view(t, (t.shape[0] * outputs, channels * t.shape[2]))
 
     def _weight_gradient(self, gt: Array) -> Array:
         """The adjoint of `_matrix`, from its transpose to `(O, KH, KW, C)`."""
-        be, (down, right), (kh, kw) = self.be, self.by, self.window.kernel
-        channels, rows = self.x.shape[3], gt.shape[1]
-        t = be.reshape_view(gt, (channels, down, right, *self.layout.taps, rows))
-        t = be.reshape(be.permute(t, (0, 3, 1, 4, 2, 5)), (channels, *self._pixels(), *self.lead))
-        parts = [t[:, i : i + kh, j : j + kw, i, j, :] for i in range(down) for j in range(right)]
-        total = parts[0]
-        for part in parts[1:]:
-            total = total + part
-        return be.permute(total, (3, 1, 2, 0))
-
-    def _pixels(self) -> tuple[int, int]:
-        """The sizes of t in pixels: `L * B`."""
-        (down, right), (tall, wide) = self.by, self.layout.taps
-        return tall * down, wide * right
+        be, channels, outputs = self.be, self.x.shape[3], self.lead[-1]
+        _, to_taps = _places(self.window.kernel, self.by)
+        by_channel = be.reshape_view(gt, (channels, -1, outputs))
+        gw = be.matmul(be.constant(to_taps, gt.dtype), by_channel)
+        gw = be.reshape_view(gw, (channels, *self.window.kernel, outputs))
+        return be.permute(gw, (3, 1, 2, 0))
 
     def columns(self, images: slice) -> Array:
         """The pixels under the cells of some images, `(C * B * B * L * L, M)`."""

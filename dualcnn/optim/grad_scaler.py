@@ -18,10 +18,6 @@ def _unscaled(xp: Any, g: Array, scale: Array) -> Array:
     return g / scale
 
 
-def _is_finite(xp: Any, g: Array) -> Array:
-    return xp.isfinite(g)
-
-
 def _next(
     xp: Any,
     scale: Array,
@@ -149,7 +145,7 @@ class GradScaler:
                 )
             scale, _ = self._on(be)
             be.fuse(_unscaled)(g, be.cast(scale, g.dtype), out=g)
-            flags.append(be.scalar(be.xp.all(be.fuse(_is_finite)(g))))
+            flags.append(be.scalar(be.xp.all(be.xp.isfinite(g))))
         self._found[key] = _all(flags) if flags else None
 
     def step(self, optimizer: Optimizer) -> None:

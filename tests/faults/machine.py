@@ -125,8 +125,15 @@ FAULTS = (
     Fault(
         "an operand overwritten that is read again",
         PROGRAMS,
-        "return k if all(last <= register for last in overwritten) else None",
-        "return k",
+        "return all(self._last_use.get(a, -1) <= register for a in aliases[k])",
+        "return True",
+        "test_backend_expression.py",
+    ),
+    Fault(
+        "a value in between where the result of another call lies already",
+        PROGRAMS,
+        "self._last_use.get(register, register) <= self.results[result]",
+        "self._last_use.get(register, register) >= 0",
         "test_backend_expression.py",
     ),
     Fault(
