@@ -49,7 +49,7 @@ class Fused:
 
     def __call__(self, *args: Any, out: Any = None) -> Any:
         for a in args:
-            if type(a) is np.ndarray and a.nbytes >= PROGRAM_BYTES:
+            if isinstance(a, np.ndarray) and a.nbytes >= PROGRAM_BYTES:
                 break
         else:
             result = self.fn(_plain, *args)
@@ -59,7 +59,8 @@ class Fused:
         key: list[Any] = []
         largest = 0
         for a in args:
-            if type(a) is np.ndarray:
+            # Subclasses too: those of a memory-mapped file have shapes like any other.
+            if isinstance(a, np.ndarray):
                 key += (a.shape, a.dtype.char)
                 largest = max(largest, a.nbytes)
             else:
