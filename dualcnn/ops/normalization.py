@@ -49,7 +49,7 @@ def batch_norm(
     if x.ndim < 2:
         raise ValueError(f"expected an input (N, C) or (N, C, *S), got shape {tuple(x.shape)}")
     norm = _Normalization(
-        be, tuple(x.shape), weight, bias, running_mean, running_var, training, eps, relu
+        be, tuple(x.shape), x.dtype, weight, bias, running_mean, running_var, training, eps, relu
     )
     xl = norm.maps(x)
     if training:
@@ -115,6 +115,7 @@ class _Normalization:
         self,
         be: Backend,
         shape: tuple[int, ...],
+        dtype: Any,
         weight: Array | None,
         bias: Array | None,
         running_mean: Array | None,
@@ -154,6 +155,9 @@ class _Normalization:
             raise ValueError("batch_norm outside training needs running_mean and running_var")
         self.mean: Array = running_mean
         self.var: Array = running_var
+        # float16 has no digit to lose, and squares from 256 on are more than it holds.
+        self._may_stay = be.host and be.itemsize(dtype) > 2
+        """Whether sums of squares and products may do without taking off the mean."""
         self._found: dict[int, tuple[int, Array, Array]] = {}
 
     def maps(self, x: Array) -> Array:
@@ -186,7 +190,7 @@ class _Normalization:
         total = rows.narrow(be.contract("mc->c", flat))
         mean = total / count
         within = None
-        if be.host:
+        if self._may_stay:
             within = rows.narrow(be.contract("mc,mc->c", flat, flat)) - total * mean
         if within is None or not self._is_near(mean, within / count):
             centred = self._centred(maps, mean)
@@ -233,7 +237,7 @@ class _Normalization:
         """
         be, rows = self.be, self.rows
         centre = None
-        if not (be.host and self._is_near(self.mean, self.var + self.eps)):
+        if not (self._may_stay and self._is_near(self.mean, self.var + self.eps)):
             centre = self.mean
 
         def body(images: slice, sums: list[Array], accumulate: bool) -> None:
