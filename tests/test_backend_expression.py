@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import pathlib
 import pkgutil
 from collections.abc import Callable
 from typing import Any
@@ -256,6 +257,14 @@ def test_an_output_of_another_precision_or_larger() -> None:
     check(_minus, [a, b], np.empty((300, 70), "float32"))
     check(_minus, [a[:1], b[:1]], np.empty((300, 70)))
     check(_minus, [a.astype("float32"), b], np.empty((300, 70)))
+
+
+def test_shapes_of_memory_mapped_files_are_told_apart(tmp_path: pathlib.Path) -> None:
+    row, call = rng(68).normal(size=5000), Fused(_minus, backend.get("numpy"))
+    for rows in (3, 7, 2):
+        mapped = np.memmap(tmp_path / f"{rows}", "float64", "w+", shape=(rows, 5000))
+        mapped[:] = rng(69).normal(size=mapped.shape)
+        np.testing.assert_array_equal(call(mapped, row), plainly(_minus, [mapped, row])[0])
 
 
 def test_temporaries_are_few_and_kept() -> None:

@@ -215,6 +215,15 @@ def test_runs_of_different_operations_are_refused() -> None:
         lockstep(Branches(), BATCHES[:1], sides)
 
 
+def test_an_error_leaves_the_random_state_as_it_was() -> None:
+    model = nn.Sequential(nn.Dropout(), nn.Linear(3, 2))
+    x = np.ones((4, 3), "float32")
+    draws = random.get_state()
+    with pytest.raises(ValueError, match="expected an input"):
+        lockstep(model, [(x, [0, 1, 0, 1]), (x[:, :2], [0, 1, 0, 1])], ("numpy", "numpy"))
+    assert random.get_state() == draws
+
+
 def test_sides_by_name() -> None:
     side = Side.of("numpy+float64+exact")
     assert (side.backend.name, side.dtype, side.algorithm) == ("numpy", "float64", "exact")

@@ -253,6 +253,16 @@ def test_a_transform_that_loses_samples_is_an_error(be: Backend) -> None:
             next(iter(DataLoader(dataset(), 4, transform=bad)))
 
 
+def test_mean_and_std_are_of_the_channels_there_are(be: Backend) -> None:
+    def doubled(x: Any, stream: Any) -> Any:
+        return be.xp.concat([x, x], axis=1)
+
+    assert next(iter(DataLoader(dataset(), 4, augment=doubled)))[0].shape == (4, 6, 4, 5)
+    loader = DataLoader(dataset(), 4, augment=doubled, mean=[0.1, 0.2, 0.3])
+    with pytest.raises(ValueError, match=r"keep the 3 channels that mean and std are of, it .* 6;"):
+        next(iter(loader))
+
+
 @pytest.mark.parametrize("shuffle", [False, True])
 @pytest.mark.parametrize("dtype", ["uint8", "float32"])
 def test_writing_into_a_batch_leaves_the_data_alone(be: Backend, shuffle: bool, dtype: str) -> None:

@@ -129,3 +129,20 @@ def test_a_norm_of_other_channels_names_itself() -> None:
     with dualcnn.no_grad(), pytest.raises(ValueError, match="C = 5") as caught:
         model(np.zeros(SHAPE, dtype="float32"))
     assert any("BatchNorm2d" in note for note in caught.value.__notes__)
+
+
+@pytest.mark.parametrize("batch", [np.zeros((3, 40, 40), dtype="float32"), [[[[0.0]]]]])
+def test_what_is_no_batch_of_images_is_refused_as_elsewhere(batch: Any) -> None:
+    """A convolution takes one image without a batch, a norm does not, folded or not."""
+    model = settled("conv, norm, relu")
+    told = []
+    for mode in (dualcnn.enable_grad, dualcnn.no_grad):
+        with mode(), pytest.raises((TypeError, ValueError)) as caught:
+            model(batch)
+        told.append(str(caught.value))
+    assert told[0] == told[1]
+
+
+def test_an_empty_batch_passes() -> None:
+    with dualcnn.no_grad():
+        assert settled("conv, norm, relu")(np.zeros((0, *SHAPE[1:]), "float32")).shape[0] == 0

@@ -122,6 +122,16 @@ def test_batch_norm_far_from_zero_keeps_its_digits(be: Backend) -> None:
     np.testing.assert_allclose(be.to_numpy(y), oracles.batch_norm(x, None, None), 0, 2e-3)
 
 
+def test_batch_norm_of_half_precision_squares_what_is_centred() -> None:
+    """4000 squares add up to 105,000, and without the mean to 56,000: float16 holds 65,504."""
+    x = (3.5 + 3.75 * rng(37).normal(size=(4000, 3))).astype("float16")
+    y, vjp, statistics = ops.batch_norm(x, None, None, training=True)
+    wide = x.astype("float64")
+    np.testing.assert_allclose(statistics[1], wide.var(axis=0, ddof=1), 5e-3)
+    np.testing.assert_allclose(y, oracles.batch_norm(wide, None, None), 0, 2e-2)
+    assert np.isfinite(vjp(np.ones_like(y))[0]).all()
+
+
 def test_batch_norm_computes_only_the_gradients_asked_for(be: Backend) -> None:
     x, w, b, gy = operands((3, 2, 2, 3))
     check_needs(be, ops.batch_norm, [x, w, b], gy, training=True)

@@ -300,3 +300,15 @@ def test_assign_broadcasts_what_is_large(be: Backend, shape: tuple[int, ...]) ->
     np.testing.assert_array_equal(be.to_numpy(out), np.broadcast_to(value, (2, 140_000)))
     be.assign(out, 3.0)
     np.testing.assert_array_equal(be.to_numpy(out), np.full((2, 140_000), 3.0))
+
+
+def test_a_constant_outlives_a_clearing_by_another_thread(
+    be: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Forgetful(dict[Any, Any]):
+        def __setitem__(self, key: Any, value: Any) -> None:
+            self.clear()
+
+    monkeypatch.setattr(be, "_constants", Forgetful())
+    found = be.constant((5.0, 6.0, 7.5), be.dtype("float32"))
+    np.testing.assert_array_equal(be.to_numpy(found), [5.0, 6.0, 7.5])

@@ -473,6 +473,11 @@ def test_steps_by_name(be):
             "expected floating-point numbers as x, got uint8",
         ),
         (
+            lambda x: dualcnn.trace(small_net(), x[:0], []),
+            ValueError,
+            r"at least one image to look at, got the shape \(0, 1, 6, 6\)",
+        ),
+        (
             lambda x: dualcnn.trace(
                 small_net(), x, [0, 1], loss=nn.CrossEntropyLoss(reduction="none")
             ),

@@ -232,14 +232,16 @@ class Backend:
         if known is not None and known[0] is values:
             return known[1]
         key = (values, str(dtype), place)
-        if key not in self._constants:
+        # Read once: another thread may clear what is kept at any moment.
+        array = self._constants.get(key)
+        if array is None:
             if len(self._constants) >= CONSTANTS:
                 self._constants.clear()
-            self._constants[key] = self.asarray(values, dtype)
+            array = self._constants[key] = self.asarray(values, dtype)
         if len(self._recent) >= CONSTANTS:
             self._recent.clear()
-        self._recent[quick] = values, self._constants[key]
-        return self._constants[key]
+        self._recent[quick] = values, array
+        return array
 
     def place(self) -> Any:
         """What keeps apart arrays that may not be used together without waiting."""

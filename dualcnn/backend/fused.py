@@ -50,7 +50,7 @@ class Fused:
     def __call__(self, *args: Any, out: Any = None) -> Any:
         for a in args:
             # Of 2 bytes: float16, perhaps, which is computed in another way.
-            if type(a) is np.ndarray and (a.nbytes >= PROGRAM_BYTES or a.itemsize == 2):
+            if isinstance(a, np.ndarray) and (a.nbytes >= PROGRAM_BYTES or a.itemsize == 2):
                 break
         else:
             result = self.fn(_plain, *args)
@@ -60,7 +60,8 @@ class Fused:
         key: list[Any] = []
         largest = 0
         for a in args:
-            if type(a) is np.ndarray:
+            # Subclasses too: those of a memory-mapped file have shapes like any other.
+            if isinstance(a, np.ndarray):
                 key += (a.shape, a.dtype.char)
                 largest = max(largest, a.nbytes)
             else:

@@ -80,8 +80,24 @@ def lockstep(
     coarse = max(first.side, second.side, key=lambda side: side.epsilon)
     allowed = TOLERANCES[coarse.dtype] if tolerance is None else tolerance
     judge = _Judge(first.side, second.side, coarse, allowed)
-    steps = []
     start = random.get_state()
+    try:
+        steps = list(_steps(first, second, judge, batches, keep_apart))
+    finally:
+        random.set_state(start)
+    if not steps:
+        raise ValueError("expected at least one batch (x, y)")
+    return Lockstep((first.side.name, second.side.name), allowed, steps)
+
+
+def _steps(
+    first: _Runner,
+    second: _Runner,
+    judge: _Judge,
+    batches: Iterable[tuple[Any, Any]],
+    keep_apart: bool,
+) -> Iterator[StepDrift]:
+    """Train both sides, batch by batch."""
     for number, (x, y) in enumerate(batches, 1):
         if not keep_apart or number == 1:
             second.take_over(first.state())
@@ -92,12 +108,8 @@ def lockstep(
             losses.append(runner.forward_and_backward(x, y))
         drifts = [*judge.forward(first.watch, second.watch)]
         drifts += judge.backward(first.watch, second.watch)
-        drifts += _updates(first, second, coarse, allowed, keep_apart)
-        steps.append(StepDrift(number, (losses[0], losses[1]), drifts))
-    random.set_state(start)
-    if not steps:
-        raise ValueError("expected at least one batch (x, y)")
-    return Lockstep((first.side.name, second.side.name), allowed, steps)
+        drifts += _updates(first, second, judge.coarse, judge.tolerance, keep_apart)
+        yield StepDrift(number, (losses[0], losses[1]), drifts)
 
 
 class _Runner:

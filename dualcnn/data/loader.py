@@ -153,6 +153,7 @@ class DataLoader:
                 x = augment(x, random.batch_stream(self.seed, epoch, step, layer))
                 self._check_result("augment", x, n)
             rows = be.contiguous(_rows(be, x))
+            self._check_channels(rows)
         # Always a copy: `rows` may be a view of the data, and the lines below and transform write.
         x = be.xp.astype(rows, self._dtype, copy=True)
         if self._affine is not None:
@@ -176,6 +177,15 @@ class DataLoader:
                 f"expected {name} to return {n} samples in an array of {self.backend.name}, as it "
                 f"was given; it returned a {type(result).__name__} of shape "
                 f"{getattr(result, 'shape', None)}"
+            )
+
+    def _check_channels(self, rows: Array) -> None:
+        channels = rows.shape[-1] if rows.ndim > 1 else 1
+        if self._affine is not None and channels != self._channels:
+            raise ValueError(
+                f"expected augment to keep the {self._channels} channels that mean and std are of, "
+                f"it returned {channels}; change the number of channels before the loader, or "
+                "normalise in transform"
             )
 
     def _normalisation(

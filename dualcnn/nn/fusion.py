@@ -201,7 +201,9 @@ def _is_settled(input: Any, conv: Conv2d, norm: BatchNorm2d, *rest: Module) -> b
     """
     if is_grad_enabled() or norm.training or norm.running_mean is None:
         return False
-    return bool(conv.weight.numel() <= math.prod(input.shape))
+    # One image, or what is no array, is the layers' own to take or to refuse.
+    shape = tuple(getattr(input, "shape", ()))
+    return len(shape) == 4 and bool(conv.weight.numel() <= math.prod(shape))
 
 
 _PATTERNS = (

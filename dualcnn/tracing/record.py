@@ -72,6 +72,10 @@ def record(model: Module, x: Any, y: Any, loss: Loss) -> Recording:
             f"expected floating-point numbers as x, got {image.dtype}; uint8 images become such by "
             'x.astype("float32") / 255'
         )
+    if not image.numel():
+        raise ValueError(
+            f"expected x with at least one image to look at, got the shape {image.shape}"
+        )
     image.requires_grad_()
     target = _own(y)
     run = Recording(copy.deepcopy(model))

@@ -24,7 +24,9 @@ def trace(model: Module, x: Any, y: Any, loss: Loss = F.cross_entropy) -> Trace:
     entropy and squared error are taken apart; other operations are shown with inputs, output and
     gradients. Layers run one by one on a copy, in the mode that the model is in: its parameters,
     gradients, running statistics and the random state stay as they are.
-    Made for networks small enough to look at: everything is kept.
+    Made for networks small enough to look at: everything is kept. Raises `TypeError` for a model
+    that is no Module and for an x of whole numbers, `ValueError` for an empty x and for a loss that
+    is not one number.
 
     >>> t = dualcnn.trace(model, x, y)
     >>> print(t)
