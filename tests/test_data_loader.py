@@ -259,7 +259,7 @@ def test_mean_and_std_are_of_the_channels_there_are(be: Backend) -> None:
 
     assert next(iter(DataLoader(dataset(), 4, augment=doubled)))[0].shape == (4, 6, 4, 5)
     loader = DataLoader(dataset(), 4, augment=doubled, mean=[0.1, 0.2, 0.3])
-    with pytest.raises(ValueError, match="keep the 3 channels that mean and std are of, it .* 6;"):
+    with pytest.raises(ValueError, match=r"keep the 3 channels that mean and std are of, it .* 6;"):
         next(iter(loader))
 
 
