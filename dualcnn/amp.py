@@ -21,7 +21,8 @@ from numbers import Number
 from typing import Any, NamedTuple
 
 from . import ops
-from .autograd import Tensor, apply, casting, is_grad_enabled
+from .autograd import Tensor, apply, is_grad_enabled
+from .recording import casting
 
 __all__ = ["autocast", "is_autocast_enabled"]
 

@@ -8,62 +8,24 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable
 from functools import cache
 from numbers import Number
-from typing import Any, NoReturn, TypeAlias
+from typing import Any, NoReturn
 
 from . import backend
 from .backend import Array, Backend
 from .operators import Operators
+from .recording import (
+    casting,
+    current_watcher,
+    enable_grad,
+    is_grad_enabled,
+    no_grad,
+    watch,
+)
 
 __all__ = ["Tensor", "apply", "enable_grad", "is_grad_enabled", "no_grad", "watch"]
-
-Watcher = Callable[[Callable[..., Any], list[Any], dict[str, Any], Array, Any], Any]
-"""`watcher(op, arrays, params, y, vjp)`; what it returns takes the place of the `vjp`."""
-
-_recording: ContextVar[bool] = ContextVar("dualcnn_recording", default=True)
-_watcher: ContextVar[Watcher | None] = ContextVar("dualcnn_watcher", default=None)
-Caster: TypeAlias = Callable[[Callable[..., Any], tuple[Any, ...]], tuple[Any, ...]]
-casting: ContextVar[Caster | None] = ContextVar("dualcnn_casting", default=None)
-"""What `amp.autocast` does to the inputs of an operation."""
-
-
-@contextmanager
-def no_grad() -> Iterator[None]:
-    """Record nothing within the block, or within the function that it decorates."""
-    token = _recording.set(False)
-    try:
-        yield
-    finally:
-        _recording.reset(token)
-
-
-@contextmanager
-def enable_grad() -> Iterator[None]:
-    """Record within the block, or within the function that it decorates, also inside `no_grad`."""
-    token = _recording.set(True)
-    try:
-        yield
-    finally:
-        _recording.reset(token)
-
-
-@contextmanager
-def watch(watcher: Watcher) -> Iterator[None]:
-    """Show each operation within the block to `watcher`."""
-    token = _watcher.set(watcher)
-    try:
-        yield
-    finally:
-        _watcher.reset(token)
-
-
-def is_grad_enabled() -> bool:
-    """Whether operations are recorded now."""
-    return _recording.get()
 
 
 def apply(op: Callable[..., Any], *inputs: Any, **params: Any) -> Any:
@@ -81,12 +43,12 @@ def apply(op: Callable[..., Any], *inputs: Any, **params: Any) -> Any:
     if caster is not None:
         inputs = caster(op, inputs)
     needs = [isinstance(t, Tensor) and t.requires_grad for t in inputs]
-    recorded = _recording.get() and True in needs
+    recorded = is_grad_enabled() and True in needs
     if _takes_needs(op):
         params["needs"] = tuple(needs) if recorded else (False,) * len(inputs)
     arrays = [t._data if isinstance(t, Tensor) else t if t is None else _plain(t) for t in inputs]
     y, vjp, *extra = op(*arrays, **params)
-    watcher = _watcher.get()
+    watcher = current_watcher()
     if watcher is not None:
         vjp = watcher(op, arrays, params, y, vjp)
     result = Tensor(y)

@@ -1,12 +1,13 @@
 """The machine: where arrays live and how the primitives of a layer run there."""
 
-from .base import Array, Backend, Timer, tap_slices
+from .base import Array, Backend, Timer
 from .counting import Counts, count
 from .cupy import CupyBackend
 from .detect import BackendUnavailableError, Status
 from .faults import recover, tell_gradient, tell_memory
 from .numpy import NumpyBackend
 from .philox import random_bits
+from .places import tap_slices
 from .select import (
     MixedBackendsError,
     asarray,

@@ -9,19 +9,19 @@ view has the shape `(N, *OUT, *K, C)`, `K` the kernel sizes.
 
 from __future__ import annotations
 
-import itertools
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from functools import lru_cache
 from types import TracebackType
 from typing import Any, Self, TypeAlias
 
 import array_api_compat
 import numpy as np
 
-__all__ = ["Array", "Backend", "Timer", "tap_slices"]
+from .places import tap_slices, window_sizes
+
+__all__ = ["Array", "Backend", "Timer"]
 
 Array: TypeAlias = Any
 """An array of any backend."""
@@ -29,34 +29,6 @@ Array: TypeAlias = Any
 
 CONSTANTS = 256
 """Constant arrays that a backend keeps."""
-
-
-@lru_cache(maxsize=1024)
-def tap_slices(
-    kernel: tuple[int, ...],
-    stride: tuple[int, ...],
-    dilation: tuple[int, ...],
-    out: tuple[int, ...],
-) -> tuple[tuple[tuple[int, ...], tuple[slice, ...]], ...]:
-    """Pairs `(tap, index)`: `x[index]` holds what the kernel's tap meets at every output place."""
-    found = []
-    for tap in itertools.product(*(range(k) for k in kernel)):
-        spatial = (
-            slice(t * d, t * d + s * (o - 1) + 1, s)
-            for t, d, s, o in zip(tap, dilation, stride, out, strict=True)
-        )
-        found.append((tap, (slice(None), *spatial, slice(None))))
-    return tuple(found)
-
-
-def window_sizes(
-    size: Sequence[int], kernel: Sequence[int], stride: Sequence[int], dilation: Sequence[int]
-) -> tuple[int, ...]:
-    """How many windows fit along each axis: `(S - D * (K - 1) - 1) // stride + 1`."""
-    return tuple(
-        (n - d * (k - 1) - 1) // s + 1
-        for n, k, s, d in zip(size, kernel, stride, dilation, strict=True)
-    )
 
 
 class Timer:

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from .base import Array, Backend, window_sizes
+from .base import Array, Backend
+from .places import window_sizes
 
 __all__ = ["StridedBackend"]
 

@@ -104,4 +104,11 @@ FAULTS = (
         "        raise\n",
         "test_nn_fusion.py",
     ),
+    Fault(
+        "a folded norm: the convolution's bias not scaled",
+        NORMALIZATION,
+        "shift = shift + bias * scale",
+        "shift = shift + bias",
+        "test_nn_folding.py",
+    ),
 )

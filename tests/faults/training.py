@@ -69,13 +69,13 @@ FAULTS = (
     Fault(
         "no_grad ignored",
         "autograd.py",
-        "recorded = _recording.get() and True in needs",
+        "recorded = is_grad_enabled() and True in needs",
         "recorded = True in needs",
         "test_autograd.py",
     ),
     Fault(
         "the end of an inner no_grad ends the outer one",
-        "autograd.py",
+        "recording.py",
         "token = _recording.set(False)\n    try:\n        yield\n    finally:\n"
         "        _recording.reset(token)",
         "token = _recording.set(False)\n    try:\n        yield\n    finally:\n"

@@ -1,0 +1,76 @@
+"""Whether operations are recorded for gradients, what casts their inputs, and who is shown them.
+
+All of it belongs to their context: a thread or a task that changes it changes nothing for others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+from .backend import Array
+
+__all__ = [
+    "Caster",
+    "Watcher",
+    "casting",
+    "current_watcher",
+    "enable_grad",
+    "is_grad_enabled",
+    "no_grad",
+    "watch",
+]
+
+Watcher = Callable[[Callable[..., Any], list[Any], dict[str, Any], Array, Any], Any]
+"""`watcher(op, arrays, params, y, vjp)`; what it returns takes the place of the `vjp`."""
+
+Caster = Callable[[Callable[..., Any], tuple[Any, ...]], tuple[Any, ...]]
+"""`caster(op, inputs)`: what the operation is given instead."""
+
+_recording: ContextVar[bool] = ContextVar("dualcnn_recording", default=True)
+_watcher: ContextVar[Watcher | None] = ContextVar("dualcnn_watcher", default=None)
+
+casting: ContextVar[Caster | None] = ContextVar("dualcnn_casting", default=None)
+"""What `amp.autocast` does to the inputs of an operation."""
+
+
+@contextmanager
+def no_grad() -> Iterator[None]:
+    """Record nothing within the block, or within the function that it decorates."""
+    token = _recording.set(False)
+    try:
+        yield
+    finally:
+        _recording.reset(token)
+
+
+@contextmanager
+def enable_grad() -> Iterator[None]:
+    """Record within the block, or within the function that it decorates, also inside `no_grad`."""
+    token = _recording.set(True)
+    try:
+        yield
+    finally:
+        _recording.reset(token)
+
+
+@contextmanager
+def watch(watcher: Watcher) -> Iterator[None]:
+    """Show each operation within the block to `watcher`."""
+    token = _watcher.set(watcher)
+    try:
+        yield
+    finally:
+        _watcher.reset(token)
+
+
+def is_grad_enabled() -> bool:
+    """Whether operations are recorded now."""
+    return _recording.get()
+
+
+def current_watcher() -> Watcher | None:
+    """Who is shown the operations now, if anybody is."""
+    return _watcher.get()
