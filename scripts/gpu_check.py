@@ -69,7 +69,6 @@ def detect(check: Check) -> dict[str, Any]:
     found: dict[str, Any] = {
         "backends": {name: str(status) for name, status in dualcnn.available().items()},
         "memory": be.memory(),
-        "precisions": {p: gpu_sides.missing(p) or "there" for p in gpu_sides.PRECISIONS},
         "torch": gpu_sides.torch_problem() or "there",
     }
     cp = getattr(be, "cp", None)
@@ -187,9 +186,6 @@ def bench(check: Check) -> dict[str, Any]:
         if check.left < 5:
             rows.append({**row, "left out": "out of time"})
             continue
-        if gpu_sides.missing(precision):
-            rows.append({**row, "left out": gpu_sides.missing(precision)})
-            continue
         patience = min(20.0, check.left / (len(todo) - place))
         try:
             row["ms"] = _compared(check.be, name, batch, precision, patience)
@@ -204,7 +200,7 @@ def _compared(
     be: Backend, name: str, batch: int, precision: str, patience: float
 ) -> dict[str, float]:
     with gpu_sides.using(be, precision):
-        sides = {"dualcnn": gpu_sides.dualcnn_side(NETS[name], batch, be)}
+        sides = {"dualcnn": gpu_sides.dualcnn_side(NETS[name], batch, be, precision)}
         if not gpu_sides.torch_problem():
             sides |= gpu_sides.torch_sides(NETS[name], batch, precision)
         return medians(sides, Clock(be), patience=patience)

@@ -42,8 +42,6 @@ def _detect(found: dict[str, Any]) -> None:
     for text in found.get("backends", {}).values():
         print(f"  {text}")
     print(f"  torch: {found.get('torch')}")
-    for precision, state in found.get("precisions", {}).items():
-        print(f"  {precision}: {state}")
 
 
 def _suite(found: dict[str, Any]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -19,16 +18,6 @@ LAYOUTS = {"torch": False, "torch channels-last": True}
 Step = Callable[[], Any]
 
 
-def missing(precision: str) -> str:
-    """Why dualcnn has no such precision here, empty where it does."""
-    if precision == "float32":
-        return ""
-    if precision == "tf32":
-        has = "tf32" in inspect.signature(dualcnn.use).parameters
-        return "" if has else "dualcnn.use has no tf32 yet"
-    return "no mixed precision yet"
-
-
 @contextmanager
 def using(be: Backend, precision: str) -> Iterator[None]:
     """Compute at that precision on the backend."""
@@ -37,7 +26,7 @@ def using(be: Backend, precision: str) -> Iterator[None]:
         yield
 
 
-def dualcnn_side(net: Net, batch: int, be: Backend) -> Step:
+def dualcnn_side(net: Net, batch: int, be: Backend, precision: str = "float32") -> Step:
     """A training step that waits for nothing; it returns the loss."""
     with dualcnn.use("cpu"):
         model = dualcnn_model(net)
@@ -45,12 +34,16 @@ def dualcnn_side(net: Net, batch: int, be: Backend) -> Step:
     optimizer = net.optimizer.build(optim, model.parameters())
     images, labels = net.data(batch)
     x, y, loss_of = be.asarray(images), be.asarray(labels), nn.CrossEntropyLoss()
+    mixed = precision == "mixed"
+    scaler = optim.GradScaler(enabled=mixed)
 
     def step() -> Any:
         optimizer.zero_grad()
-        loss = loss_of(model(x), y)
-        loss.backward()
-        optimizer.step()
+        with dualcnn.autocast(enabled=mixed):
+            loss = loss_of(model(x), y)
+        scaler.scale(loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
         return loss.detach()
 
     return step

@@ -14,7 +14,7 @@ from .places import window_sizes
 
 __all__ = ["StridedBackend"]
 
-_FLOAT16, _FLOAT32 = np.dtype("float16"), np.dtype("float32")
+_FLOAT32 = np.dtype("float32")
 
 
 @lru_cache(maxsize=1024)
@@ -56,7 +56,7 @@ class StridedBackend(Backend):
         return bool(x.dtype.char == "e")
 
     def accumulator(self, dtype: Any) -> Any:
-        return _FLOAT32 if dtype == _FLOAT16 else dtype
+        return _FLOAT32 if dtype.char == "e" else dtype
 
     def widened(self, x: Array) -> Array:
         return x.astype(_FLOAT32) if x.dtype.char == "e" else x

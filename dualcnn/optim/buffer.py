@@ -196,15 +196,15 @@ class Run:
 
     def advance(self, most: float = math.inf) -> Any:
         """Count this update, up to `most`, and return the count."""
-        count = self.count
-        if self.finite is not None:
+        count = self._buffer.counts[self._first]
+        if self.finite is None and isinstance(count, int):
+            count = count + 1 if count < most else count
+        elif self.finite is not None:
             be = self.backend
             if isinstance(count, int):
                 count = be.full((), count, be.accumulator(self._buffer.dtype))
             count = be.fuse(_counted)(count, self.finite, float(most))
             self._buffer.counts_on_device = True
-        elif isinstance(count, int):
-            count = min(count + 1, most)
         else:
             count = self.backend.fuse(_counted_on)(count, float(most))
         self.count = count

@@ -221,3 +221,15 @@ def test_results_have_the_same_dtype(a: str, b: Any) -> None:
         other = cp.empty((), b) if isinstance(b, str) else b
         weak = np.empty((), b) if isinstance(b, str) else b
         assert cp.result_type(x, other) == np.result_type(np.empty((), a), weak)
+
+
+def test_tf32_has_the_numbers_that_the_backend_uses() -> None:
+    """Private names: they may move with a new version of CuPy."""
+    from dualcnn.backend import cupy as ours
+
+    linalg = cupy._core._routines_linalg
+    assert linalg.COMPUTE_TYPE_DEFAULT == ours.DEFAULT_PRODUCTS
+    assert linalg.COMPUTE_TYPE_TF32 == ours.TF32
+    assert cupy._core.get_compute_type(np.dtype("float32")) == ours.DEFAULT_PRODUCTS
+    with pytest.raises(cupy.cuda.runtime.CUDARuntimeError):
+        cupy._core.set_compute_type(np.dtype("float32"), ours.TF32)  # It asks for the device.

@@ -181,8 +181,8 @@ FAULTS = (
     Fault(
         "each step waits for the device, to look at its loss",
         "train/loop.py",
-        "    batch_loss.backward()\n",
-        "    if batch_loss.item() != 0:\n        batch_loss.backward()\n",
+        "        batch_loss.backward()\n        optimizer",
+        "        batch_loss.item()\n        batch_loss.backward()\n        optimizer",
         "test_train_loop.py",
         backend="cupy-stand-in",
     ),

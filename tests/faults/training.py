@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .fault import Fault
 
+SCALER = "optim/grad_scaler.py"
 ADAM = "optim/adam.py"
 SGD = "optim/sgd.py"
 LOADER = "data/loader.py"
@@ -185,8 +186,8 @@ FAULTS = (
     Fault(
         "SGD: the first gradient dampened too",
         SGD,
-        '1 - float(group["dampening"]) if run.count else 1.0',
-        '1 - float(group["dampening"])',
+        "return 1 - dampening if dampening and before else 1.0",
+        "return 1 - dampening",
         "test_optim_update.py",
     ),
     Fault(
@@ -195,6 +196,57 @@ FAULTS = (
         "p + (p * decay + g) * rate",
         "p + (g - p * decay) * rate",
         "test_optim_update.py",
+    ),
+    Fault(
+        "scaler: an overflow is no reason to skip",
+        SCALER,
+        "optimizer.step_where(finite)",
+        "optimizer.step()",
+        "test_optim_grad_scaler.py",
+        backend="cupy-stand-in",
+    ),
+    Fault(
+        "scaler: a skipped update is counted",
+        "optim/buffer.py",
+        "return xp.where(finite, xp.minimum(count + 1, most), count)",
+        "return xp.minimum(count + 1, most)",
+        "test_optim_grad_scaler.py",
+        backend="cupy-stand-in",
+    ),
+    Fault(
+        "scaler: gradients keep the scale",
+        SCALER,
+        "return g / scale",
+        "return g",
+        "test_optim_grad_scaler.py",
+    ),
+    Fault(
+        "scaler: the scale grows one update late",
+        SCALER,
+        "grows = (good >= interval)",
+        "grows = (good > interval)",
+        "test_optim_grad_scaler.py",
+    ),
+    Fault(
+        "autocast: a copy serves after the update of its weight",
+        "amp.py",
+        "if known is not None and known.cast._parents:",
+        "if known is not None:",
+        "test_amp.py",
+    ),
+    Fault(
+        "autocast: copies made while nothing is recorded",
+        "amp.py",
+        "x.requires_grad and x.is_leaf and is_grad_enabled()",
+        "x.requires_grad and x.is_leaf",
+        "test_amp.py",
+    ),
+    Fault(
+        "float16 added up in float16",
+        "backend/strided.py",
+        'return _FLOAT32 if dtype.char == "e" else dtype',
+        "return dtype",
+        "test_ops_half.py",
     ),
     Fault(
         "Adam: no bias correction of the mean",
@@ -220,8 +272,8 @@ FAULTS = (
     Fault(
         "Adam: eps beside the uncorrected root",
         ADAM,
-        'eps = max(float(group["eps"]) * root, TINY)',
-        'eps = max(float(group["eps"]), TINY)',
+        "max(eps * root, TINY)",
+        "max(eps, TINY)",
         "test_optim_update.py",
     ),
     Fault(

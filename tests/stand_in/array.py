@@ -139,7 +139,8 @@ class ndarray:
         self, dtype: Any, order: Any = "K", casting: Any = "unsafe", *, copy: bool = True
     ) -> Any:
         counters.launches += 1
-        result = self._host.astype(dtype, order=order, casting=casting, copy=copy)
+        with np.errstate(all="ignore"):
+            result = self._host.astype(dtype, order=order, casting=casting, copy=copy)
         return self if result is self._host else lift(result, type(self))
 
     def view(self, dtype: Any = None) -> Any:
@@ -196,7 +197,8 @@ class ndarray:
             if np.unique(places).size != places.size:
                 raise RuntimeError("duplicate indices in an assignment: undefined in CuPy")
         counters.launches += 1
-        self._host[index] = value if isinstance(value, np.ndarray) else lower(value)
+        with np.errstate(all="ignore"):
+            self._host[index] = value if isinstance(value, np.ndarray) else lower(value)
 
 
 def _is_mask(key: Any) -> bool:
