@@ -18,11 +18,12 @@ from .backend import Array, Backend
 from .operators import Operators
 from .recording import (
     casting,
-    current_watcher,
     enable_grad,
     is_grad_enabled,
     no_grad,
+    recording,
     watch,
+    watching,
 )
 
 __all__ = ["Tensor", "apply", "enable_grad", "is_grad_enabled", "no_grad", "watch"]
@@ -43,12 +44,12 @@ def apply(op: Callable[..., Any], *inputs: Any, **params: Any) -> Any:
     if caster is not None:
         inputs = caster(op, inputs)
     needs = [isinstance(t, Tensor) and t.requires_grad for t in inputs]
-    recorded = is_grad_enabled() and True in needs
+    recorded = recording.get() and True in needs
     if _takes_needs(op):
         params["needs"] = tuple(needs) if recorded else (False,) * len(inputs)
     arrays = [t._data if isinstance(t, Tensor) else t if t is None else _plain(t) for t in inputs]
     y, vjp, *extra = op(*arrays, **params)
-    watcher = current_watcher()
+    watcher = watching.get()
     if watcher is not None:
         vjp = watcher(op, arrays, params, y, vjp)
     result = Tensor(y)

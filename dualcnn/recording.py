@@ -16,11 +16,12 @@ __all__ = [
     "Caster",
     "Watcher",
     "casting",
-    "current_watcher",
     "enable_grad",
     "is_grad_enabled",
     "no_grad",
+    "recording",
     "watch",
+    "watching",
 ]
 
 Watcher = Callable[[Callable[..., Any], list[Any], dict[str, Any], Array, Any], Any]
@@ -29,8 +30,8 @@ Watcher = Callable[[Callable[..., Any], list[Any], dict[str, Any], Array, Any], 
 Caster = Callable[[Callable[..., Any], tuple[Any, ...]], tuple[Any, ...]]
 """`caster(op, inputs)`: what the operation is given instead."""
 
-_recording: ContextVar[bool] = ContextVar("dualcnn_recording", default=True)
-_watcher: ContextVar[Watcher | None] = ContextVar("dualcnn_watcher", default=None)
+recording: ContextVar[bool] = ContextVar("dualcnn_recording", default=True)
+watching: ContextVar[Watcher | None] = ContextVar("dualcnn_watcher", default=None)
 
 casting: ContextVar[Caster | None] = ContextVar("dualcnn_casting", default=None)
 """What `amp.autocast` does to the inputs of an operation."""
@@ -39,38 +40,33 @@ casting: ContextVar[Caster | None] = ContextVar("dualcnn_casting", default=None)
 @contextmanager
 def no_grad() -> Iterator[None]:
     """Record nothing within the block, or within the function that it decorates."""
-    token = _recording.set(False)
+    token = recording.set(False)
     try:
         yield
     finally:
-        _recording.reset(token)
+        recording.reset(token)
 
 
 @contextmanager
 def enable_grad() -> Iterator[None]:
     """Record within the block, or within the function that it decorates, also inside `no_grad`."""
-    token = _recording.set(True)
+    token = recording.set(True)
     try:
         yield
     finally:
-        _recording.reset(token)
+        recording.reset(token)
 
 
 @contextmanager
 def watch(watcher: Watcher) -> Iterator[None]:
     """Show each operation within the block to `watcher`."""
-    token = _watcher.set(watcher)
+    token = watching.set(watcher)
     try:
         yield
     finally:
-        _watcher.reset(token)
+        watching.reset(token)
 
 
 def is_grad_enabled() -> bool:
     """Whether operations are recorded now."""
-    return _recording.get()
-
-
-def current_watcher() -> Watcher | None:
-    """Who is shown the operations now, if anybody is."""
-    return _watcher.get()
+    return recording.get()

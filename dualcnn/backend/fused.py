@@ -50,7 +50,9 @@ class Fused:
     def __call__(self, *args: Any, out: Any = None) -> Any:
         for a in args:
             # Of 2 bytes: float16, perhaps, which is computed in another way.
-            if isinstance(a, np.ndarray) and (a.nbytes >= PROGRAM_BYTES or a.itemsize == 2):
+            if not (type(a) is np.ndarray or isinstance(a, np.ndarray)):
+                continue
+            if a.nbytes >= PROGRAM_BYTES or a.itemsize == 2:
                 break
         else:
             result = self.fn(_plain, *args)
@@ -61,7 +63,7 @@ class Fused:
         largest = 0
         for a in args:
             # Subclasses too: those of a memory-mapped file have shapes like any other.
-            if isinstance(a, np.ndarray):
+            if type(a) is np.ndarray or isinstance(a, np.ndarray):
                 key += (a.shape, a.dtype.char)
                 largest = max(largest, a.nbytes)
             else:

@@ -239,8 +239,8 @@ FAULTS = (
     Fault(
         "batch norm: gradient of a weight as the difference of two large sums",
         NORMALIZATION,
-        "if not (self._may_stay and self._is_near(self.mean, self.var + self.eps)):",
-        "if not self._may_stay:",
+        "if not (be.host and self._is_near(self.mean, self.var + self.eps)):",
+        "if not be.host:",
         "test_ops_normalization.py",
     ),
     Fault(

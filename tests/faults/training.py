@@ -70,17 +70,17 @@ FAULTS = (
     Fault(
         "no_grad ignored",
         "autograd.py",
-        "recorded = is_grad_enabled() and True in needs",
+        "recorded = recording.get() and True in needs",
         "recorded = True in needs",
         "test_autograd.py",
     ),
     Fault(
         "the end of an inner no_grad ends the outer one",
         "recording.py",
-        "token = _recording.set(False)\n    try:\n        yield\n    finally:\n"
-        "        _recording.reset(token)",
-        "token = _recording.set(False)\n    try:\n        yield\n    finally:\n"
-        "        _recording.set(True)",
+        "token = recording.set(False)\n    try:\n        yield\n    finally:\n"
+        "        recording.reset(token)",
+        "token = recording.set(False)\n    try:\n        yield\n    finally:\n"
+        "        recording.set(True)",
         "test_autograd.py",
     ),
     Fault(
