@@ -147,7 +147,7 @@ def place(*index: int) -> str:
 
 def short(value: float) -> str:
     """A number in a sentence, to four digits."""
-    return f"{value:.4g}"
+    return f"{value + 0.0:.4g}"  # -0.0 + 0.0 is 0.0
 
 
 def fullest(left: Step, right: Step) -> tuple[int, int]:

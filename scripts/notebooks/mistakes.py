@@ -392,7 +392,7 @@ def notebook_004() -> Iterator[Shown]:
             "differences of those": differences(loss, np.zeros(10))[:5],
         },
         "Under softmax and cross entropy its gradient is 0 whatever happens: softmax is the same "
-        "for logits that move together. The ten numbers each have one.",
+        "for logits that move together. The ten numbers each have one: here are five.",
     )
     rows = ["11100", "01110", "00111", "00110", "01100"]
     stack = np.array([[[float(pixel) for pixel in row] for row in rows]] * 32)[None]

@@ -43,7 +43,7 @@ def parser(doc: str | None, images: int, test_images: int = 0) -> argparse.Argum
         help="train the same network on the same batches there too, and print both",
     )
     options.add_argument(
-        "--every", type=int, help="with --control, print every that many steps; by default 50"
+        "--every", type=int, help="with --control, print every that many steps (default: 50 rows)"
     )
     options.add_argument(
         "--winograd",

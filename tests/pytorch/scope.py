@@ -40,7 +40,7 @@ OUTSIDE = [
         lambda case: "rounding_mode" in case.kwargs,
     ),
     Outside(
-        ("to", "double", "float", "long"),
+        ("to", "double", "float", "half", "long"),
         "memory_format=: the backend chooses the memory order",
         lambda case: "memory_format" in case.kwargs,
     ),
