@@ -195,9 +195,7 @@ def one_dtype(be: Backend, **arrays: Any) -> None:
 def _refuse_dtypes(be: Backend, arrays: dict[str, Any]) -> NoReturn:
     given = {name: a for name, a in arrays.items() if a is not None}
     found = ", ".join(f"{name} {a.dtype}" for name, a in given.items())
-    floating = [a.dtype for a in given.values() if be.is_floating(a)]
-    # The commonest; of two as common the last, as it is the input that goes astray.
-    wanted = max(reversed(floating), key=floating.count, default="float32")
+    wanted = next((a.dtype for a in given.values() if be.is_floating(a)), "float32")
     odd = next(name for name, a in given.items() if a.dtype != wanted)
     raise TypeError(
         f"expected floating-point numbers of one type, got {found}. Fix: "
