@@ -25,7 +25,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from ..backend import Array, Backend
-from .geometry import Window
+from .geometry import Window, images_last
 from .types import Done, Emit, Into, Take
 
 __all__ = [
@@ -34,18 +34,12 @@ __all__ = [
     "forward_by_tap",
     "gradients",
     "gradients_by_tap",
-    "images_last",
     "runs",
     "sorts",
 ]
 
 Fill = Callable[[slice, list[Array]], None]
 """Writes the gradients of some images to their taps."""
-
-
-def images_last(be: Backend, maps: Array) -> Array:
-    """`(N, H, W, C)` seen as `(C, H, W, N)`, and back; no copy."""
-    return be.permute(maps, (3, 1, 2, 0))
 
 
 def empty(be: Backend, shape: tuple[int, ...], dtype: Any) -> Array:

@@ -8,7 +8,7 @@ from .. import backend
 from ..backend import Array
 from . import chwn, geometry
 from .algorithms import ByTap, chosen, leaves_images_last
-from .geometry import Window, channels_first, channels_last, hashable
+from .geometry import Window, channels_first, channels_last, hashable, images_last
 from .rows import Planes, Rows, plus
 from .types import Done, Emit, Into, Take, Vjp
 
@@ -101,7 +101,7 @@ class Convolution:
         if not self.images_last:
             return be.workspace(key, shape, dtype)
         n, *size, channels = shape
-        return chwn.images_last(be, be.workspace(key, (channels, *size, n), dtype))
+        return images_last(be, be.workspace(key, (channels, *size, n), dtype))
 
     def rows(self, size: tuple[int, ...] | None = None) -> Rows | Planes:
         """The maps, or those of another spatial size, seen where a channel's values are in runs."""

@@ -34,6 +34,7 @@ __all__ = [
     "check_images",
     "convolution",
     "hashable",
+    "images_last",
     "one_dtype",
     "or_one_image",
     "pooling",
@@ -106,6 +107,11 @@ def channels_last(be: Backend, x: Array) -> Array:
 def channels_first(be: Backend, x: Array) -> Array:
     """`(N, *S, C)` seen as `(N, C, *S)`; no copy."""
     return be.permute(x, _first(x.ndim))
+
+
+def images_last(be: Backend, maps: Array) -> Array:
+    """`(N, H, W, C)` seen as `(C, H, W, N)`, and back; no copy."""
+    return be.permute(maps, (3, 1, 2, 0))
 
 
 @cache

@@ -11,6 +11,7 @@ from functools import lru_cache
 from typing import Any
 
 from ..backend import Array, Backend
+from .geometry import images_last
 
 __all__ = ["Planes", "Rows", "plus", "side_of"]
 
@@ -61,7 +62,7 @@ class Planes:
 
     def flat(self, maps: Array) -> Array:
         """Maps `(n, H, W, C)` seen as `(C, H, W, n)`."""
-        return self.be.permute(maps, (3, 1, 2, 0))
+        return images_last(self.be, maps)
 
     def wide(self, c: Array) -> Array:
         """A value a channel, to be spread over its plane."""
