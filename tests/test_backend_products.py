@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import itertools
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from dualcnn.backend import products
+from dualcnn.backend import blas, products
 
 CUT = [
     (5000, 30, 20),  # long rows, a rest of rows
@@ -24,6 +25,12 @@ WHOLE = [
     (100, 100, 100),  # just small enough
 ]
 SHAPES = CUT + WHOLE
+
+
+@pytest.fixture(autouse=True)
+def small_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a machine with AVX-512, whatever this one has."""
+    monkeypatch.setattr(products, "has_small_kernels", lambda: True)
 
 
 def operand(draw: Any, shape: tuple[int, ...], turned: bool) -> Any:
@@ -85,3 +92,32 @@ def test_cuts_are_small_enough_and_cover_everything(
     products.multiply(np.ones((m, k)), np.ones((k, n)), np.empty((m, n)))
     assert max(pieces) <= products.SMALL if shape in CUT else pieces == [m * k * n]
     assert len(pieces) <= 2
+
+
+def test_nothing_is_cut_where_small_products_are_packed_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(products, "has_small_kernels", lambda: False)
+    calls: list[tuple[int, ...]] = []
+    matmul = np.matmul
+
+    def counted(a: Any, b: Any, out: Any = None) -> Any:
+        calls.append((*a.shape, b.shape[-1]))
+        return matmul(a, b, out=out)
+
+    monkeypatch.setattr(np, "matmul", counted)
+    m, k, n = CUT[0]
+    products.multiply(np.ones((m, k)), np.ones((k, n)), np.empty((m, n)))
+    assert calls == [CUT[0]]
+
+
+@pytest.mark.parametrize(
+    ("architecture", "expected"),
+    [("SkylakeX", True), ("Cooperlake", True), ("Haswell", False), ("Zen", False), (None, False)],
+)
+def test_the_machines_with_kernels_for_small_products(
+    architecture: str | None, expected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library = SimpleNamespace(**({"architecture": architecture} if architecture else {}))
+    monkeypatch.setattr(blas, "_libraries", lambda: [library])
+    assert blas.has_small_kernels.__wrapped__() is expected

@@ -15,7 +15,11 @@ from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
-__all__ = ["single_threaded", "thread_counts"]
+__all__ = ["has_small_kernels", "single_threaded", "thread_counts"]
+
+WITH_SMALL_KERNELS = {"skylakex", "cooperlake", "sapphirerapids"}
+"""OpenBLAS's names of the machines for which it multiplies small matrices without packing them:
+those with AVX-512, whoever made them."""
 
 _lock = threading.Lock()
 _holders = 0
@@ -29,6 +33,13 @@ def _libraries() -> list[Any]:
 
     controller = ThreadpoolController().select(user_api="blas")
     return list(controller.lib_controllers)
+
+
+@cache
+def has_small_kernels() -> bool:
+    """Whether small products are multiplied as their operands lie in memory."""
+    found = (getattr(library, "architecture", None) for library in _libraries())
+    return any(str(name).lower() in WITH_SMALL_KERNELS for name in found)
 
 
 def thread_counts() -> list[int]:
