@@ -2,7 +2,7 @@
 
     python scripts/pictures.py --out pictures
 
-Needs matplotlib: pip install "dualcnn[viz]". The pictures in docs/viz.md come from this script.
+Needs matplotlib: pip install matplotlib. The pictures in docs/viz.md come from this script.
 """
 
 from __future__ import annotations

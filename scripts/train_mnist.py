@@ -3,7 +3,8 @@
     python scripts/train_mnist.py                  on the CPU
     python scripts/train_mnist.py --backend cuda   on a GPU
 
-The data is looked for in DUALCNN_DATA and the cache, and downloaded if it is in neither.
+The data is looked for in --data-dir, in DUALCNN_DATA and in the cache, and downloaded if it is in
+none of them.
 """
 
 from __future__ import annotations
@@ -49,6 +50,7 @@ def accuracy(model, loader):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--backend", default="cpu", help='"cpu", "cuda", "cuda:1" or "auto"')
+    parser.add_argument("--data-dir", help="a folder with mnist/; what is missing goes there")
     parser.add_argument("--precision", default="float32", choices=["float32", "mixed"])
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--batch-size", type=int, default=128)
@@ -59,7 +61,7 @@ def main():
 
     dualcnn.use(args.backend)
     dualcnn.manual_seed(args.seed)
-    train, test = data.mnist()
+    train, test = data.mnist(args.data_dir)
     train_loader = data.DataLoader(train, args.batch_size, shuffle=True, seed=args.seed)
     test_loader = data.DataLoader(test, 500)
 

@@ -168,7 +168,13 @@ def fake_cupy(count, product=None, driver=0):
             fake_cupy(CudaError(35, "old"), driver=12040),
             False,
             "is built for CUDA 13.0, the NVIDIA driver supports up to 12.4 (old)",
-            "update the driver, or install the build",
+            "update the driver, or install the build for CUDA 12: .*pip install cupy-cuda12x$",
+        ),
+        (
+            fake_cupy(CudaError(35, "old"), driver=11080),
+            False,
+            "supports up to 11.8 (old)",
+            "^update the driver: CuPy wants CUDA 12 or newer$",
         ),
         (fake_cupy(0), False, "a driver but no device", "CUDA_VISIBLE_DEVICES"),
         (
@@ -177,7 +183,7 @@ def fake_cupy(count, product=None, driver=0):
             "a driver but no device",
             "CUDA_VISIBLE_DEVICES",
         ),
-        (fake_cupy(1, OSError("libnvrtc.so")), False, "failed: libnvrtc.so", r"\[ctk\]"),
+        (fake_cupy(1, OSError("libnvrtc.so")), False, "libnvrtc.so", r"\"cupy-cuda13x\[ctk\]\""),
         (fake_cupy(1, np.zeros((2, 2))), False, "summed to 0.0, expected 16", r"\[ctk\]"),
         (fake_cupy(2), True, "cuda:1 Test GPU", ""),
     ],
@@ -196,7 +202,7 @@ def test_detection_without_cupy(monkeypatch):
     status = detect.cupy_status.__wrapped__()
     assert not status.usable
     assert "not installed" in status.reason or "can't be imported" in status.reason
-    assert "dualcnn[cuda13x]" in status.hint
+    assert "pip install cupy-cuda13x or pip install cupy-cuda12x" in status.hint
 
 
 def test_a_cupy_that_cannot_be_imported(monkeypatch):
@@ -213,6 +219,13 @@ def test_a_cupy_that_cannot_be_imported(monkeypatch):
     hint = detect.cupy_status.__wrapped__().hint
     assert "several CuPy packages are installed (cupy, cupy-cuda13x)" in hint
     assert "pip uninstall cupy cupy-cuda13x, then install" in hint
+
+
+def test_an_old_driver_and_the_build_to_remove(monkeypatch):
+    packages = [SimpleNamespace(metadata={"Name": "cupy-cuda13x"})]
+    monkeypatch.setattr("importlib.metadata.distributions", lambda: packages)
+    hint = detect.probe(fake_cupy(CudaError(35, "old"), driver=12040)).hint
+    assert hint.endswith(": pip uninstall cupy-cuda13x, then pip install cupy-cuda12x")
 
 
 def test_two_cupy_packages_deserve_a_warning(monkeypatch):
@@ -293,7 +306,7 @@ def test_values_move_between_backends(other):
 
 def test_a_timer_counts_the_seconds_of_its_block(be, monkeypatch):
     clock = iter([10.0, 12.5])
-    monkeypatch.setattr("dualcnn.backend.base.time.perf_counter", lambda: next(clock))
+    monkeypatch.setattr("dualcnn.backend.timer.time.perf_counter", lambda: next(clock))
     with be.timer() as timer:
         pass
     assert timer.seconds == 2.5

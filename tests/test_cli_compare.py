@@ -87,3 +87,6 @@ def test_mistakes(command: Command, monkeypatch: pytest.MonkeyPatch, sides: str,
     status, out, err = command("--backends", sides)
     assert (status, out) == (2, "")
     assert err.startswith(f"dualcnn: error: {said}")
+    # An option mends a command, and no line of Python.
+    assert "dualcnn.use" not in err
+    assert ("Without it: --backends numpy,numpy+float64" in err) == ("cupy" in sides)

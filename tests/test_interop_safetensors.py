@@ -243,3 +243,26 @@ def test_nested_state_is_refused_with_a_way_out(tmp_path):
     with pytest.raises(WeightsError, match=r"got a dict under 'state'"):
         save({"state": {0: {"step": 1}}}, tmp_path / "optimizer.safetensors")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_arrays_come_in_the_order_of_the_file(tmp_path):
+    """By offset, whatever the order in the header; a hash table would tell 20 names at random."""
+    names = [f"layer{i * 7 % 20}" for i in range(20)]
+    offsets = {name: [4 * i, 4 * i + 4] for i, name in enumerate(names)}
+    header = {
+        name: {"dtype": "F32", "shape": [1], "data_offsets": offsets[name]}
+        for name in reversed(names)
+    }
+    payload = np.arange(20, dtype="<f4").tobytes()
+    (tmp_path / "w").write_bytes(plain_file(header, payload))
+    found = load(tmp_path / "w")
+    assert list(found) == names
+    assert [float(array[0]) for array in found.values()] == list(range(20))
+
+
+def test_the_order_of_saved_arrays(tmp_path):
+    state = {"z": np.ones(2, "f4"), "half": np.ones(1, "f2"), "m": np.ones(3, "f8")}
+    state |= {f"layer{i * 7 % 10}": np.full(2, i, "f4") for i in range(10)}
+    save(state, tmp_path / "w")
+    layers = [f"layer{i}" for i in range(10)]
+    assert list(load(tmp_path / "w")) == ["m", *layers, "z", "half"]

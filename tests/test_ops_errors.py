@@ -271,3 +271,34 @@ def test_averages_of_whole_numbers(be: Backend, kind: str) -> None:
         ops.avg_pool2d(x, kernel_size=2)
     with pytest.raises(TypeError, match="floating"):
         ops.adaptive_avg_pool2d(x, output_size=2)
+
+
+LAYERS: dict[str, tuple[Any, list[tuple[int, ...]]]] = {
+    "conv2d": (ops.conv2d, [X, W, (6,)]),
+    "linear": (ops.linear, [(2, 4), (6, 4), (6,)]),
+    "batch_norm": (ops.batch_norm, [X, (4,), (4,)]),
+}
+
+
+@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize(
+    ("dtypes", "odd", "wanted"),
+    [
+        (["float64", "float32", "float32"], "x", "float32"),
+        (["float64", "float32"], "x", "float32"),
+        (["float32", "float64", "float64"], "x", "float64"),
+        (["int64", "float32", "float32"], "x", "float32"),
+        (["float32", "float32", "float64"], "bias", "float32"),
+        (["float32", "float64", "float32"], "weight", "float32"),
+        (["float32", "int64", "int64"], "weight", "float32"),
+    ],
+)
+def test_the_input_of_a_layer_follows_its_parameters(
+    be: Backend, name: str, dtypes: list[str], odd: str, wanted: str
+) -> None:
+    op, shapes = LAYERS[name]
+    given = [place(be, np.ones(s), dtype) for s, dtype in zip(shapes, dtypes, strict=False)]
+    options = {"training": True} if name == "batch_norm" else {}
+    # array_api_strict puts its own name before its types.
+    with pytest.raises(TypeError, match=rf'Fix: {odd} = {odd}\.astype\("(\w+\.)?{wanted}"\)$'):
+        op(*given, **options)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import importlib.util
 import re
 
@@ -149,14 +150,89 @@ def test_dense_layers_have_one_bias(be, scripts):
 
 
 def test_an_absent_control_is_named(scripts, monkeypatch):
-    there = importlib.util.find_spec
-    monkeypatch.setattr(
-        importlib.util, "find_spec", lambda name: None if name == "keras" else there(name)
-    )
-    with pytest.raises(
-        SystemExit, match=r"--control keras needs other packages: pip install keras"
-    ):
-        scripts("conv3x3_maxpool_softmax").main(["--control", "keras"])
+    wanted = "--control keras needs other packages: pip install keras tensorflow$"
+    # Nothing, Keras without any of its backends, a backend without Keras.
+    for there in ((), ("keras",), ("torch",)):
+        monkeypatch.setattr(
+            importlib.util, "find_spec", lambda name, there=there: name in there or None
+        )
+        with pytest.raises(SystemExit, match=wanted):
+            scripts("conv3x3_maxpool_softmax").main(["--control", "keras"])
+    setting = scripts("setting")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name in ("keras", "jax") or None)
+    setting.begin(argparse.Namespace(control="keras", plot=None, backend="cpu", seed=0))
+
+
+@pytest.mark.parametrize("name", REDUCED)
+@pytest.mark.parametrize("given", ["0", "-5", "60001", "1.5", "many"])
+def test_numbers_of_images_that_mnist_does_not_have(scripts, capsys, name, given):
+    with pytest.raises(SystemExit) as ended:
+        run(scripts, name, f"--images {given}")
+    assert ended.value.code == 2
+    least = 2 if name in ("mlp_and_convnet", "batchnorm_full_batch") else 1
+    wanted = f"argument --images: expected a whole number from {least} to 60,000, of the images"
+    assert f"{wanted} that MNIST has, got {given}\n" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("option", "most"), [("--test-images", "10,000"), ("--conv-images", "30,000")]
+)
+def test_other_numbers_of_images(scripts, capsys, option, most):
+    name = "mlp_and_convnet" if option == "--conv-images" else "single_kernel"
+    for given in (0, int(most.replace(",", "")) + 1):
+        with pytest.raises(SystemExit):
+            run(scripts, name, f"{option} {given}")
+        assert f"{option}: expected a whole number from 1 to {most}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", REDUCED)
+def test_the_fewest_images(scripts, capsys, name):
+    fewest = {
+        "mlp_and_convnet": "--images 2 --conv-images 1 --steps 1 --epochs 1",
+        "batchnorm_full_batch": "--images 2 --test-images 2 --steps 1",
+        "conv3x3_maxpool_softmax": "--images 1 --test-images 1 --epochs 1",
+    }
+    run(scripts, name, fewest.get(name, "--images 1 --test-images 1"))
+    assert "loss" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "fewer"),
+    [
+        ("single_kernel", "", "--images 5000 --test-images 1000"),
+        ("conv3x3_maxpool_softmax", "", "--images 5000 --test-images 1000"),
+        ("mlp_and_convnet", "", "--images 5000"),
+        ("mlp_and_convnet", "--parts sgd --conv-images 2501", "--conv-images 2500"),
+    ],
+)
+def test_without_mnist_one_line_says_what_to_do(
+    scripts, monkeypatch, capsys, tmp_path, name, options, fewer
+):
+    monkeypatch.setenv("DUALCNN_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("DUALCNN_DATA", raising=False)
+    # `data.mnist` is the function.
+    module = importlib.import_module("dualcnn.data.mnist")
+    monkeypatch.setattr(module, "MIRRORS", ("http://127.0.0.1:9",))
+    (tmp_path / "mnist").mkdir()
+    with pytest.raises(SystemExit) as ended:
+        run(scripts, name, f"{options} --data-dir {tmp_path}")
+    assert ended.value.code == 2
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1
+    assert "error: could not download train-images-idx3-ubyte.gz. Expected" in told
+    assert f"--data-dir ({tmp_path}), DUALCNN_DATA (not set) or the cache ({tmp_path}/" in told
+    assert "Set DUALCNN_DATA or --data-dir to the folder above mnist/" in told
+    assert told.endswith(f": {fewer}\n")
+
+
+def test_a_damaged_mnist_is_told_in_one_line(scripts, monkeypatch, capsys, tmp_path):
+    (tmp_path / "train-images-idx3-ubyte").write_bytes(b"short")
+    with pytest.raises(SystemExit) as ended:
+        run(scripts, "single_kernel", f"--data-dir {tmp_path}")
+    assert ended.value.code == 2
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1
+    assert "expected the 47040016 bytes of train-images-idx3-ubyte.gz, found 5" in told
 
 
 def test_whole_mnist_only_where_the_bundled_digits_are_too_few(scripts, monkeypatch, tmp_path):

@@ -161,6 +161,23 @@ def test_views_share_memory_and_launch_nothing(x: Any, name: str) -> None:
     assert counters.launches == 0
 
 
+def test_memory_and_what_is_in_order_launch_nothing(x: Any) -> None:
+    cupy.empty((2, 3))
+    cupy.empty_like(x)
+    assert cupy.ascontiguousarray(x).get().tolist() == HOST.tolist()
+    assert x.astype(x.dtype, copy=False) is x
+    assert counters.launches == 0
+    cupy.ascontiguousarray(x.T)
+    assert counters.launches == 1
+    y = x.astype(x.dtype)
+    y += x
+    assert counters.launches == 3
+    cupy.matmul(x, x.T, out=cupy.empty((3, 3)))
+    assert counters.launches == 4
+    cupy.zeros(3)
+    assert counters.launches == 5
+
+
 def test_indices_out_of_range_wrap(x: Any) -> None:
     index = cupy.asarray([0, 3, -1, 7])
     np.testing.assert_array_equal(x[index].get(), HOST[[0, 0, 2, 1]])

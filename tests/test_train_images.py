@@ -172,5 +172,5 @@ def test_missing_files(tmp_path):
 def test_without_pillow(tmp_path, monkeypatch):
     (tmp_path / "a.png").write_bytes(b"")
     monkeypatch.setitem(sys.modules, "PIL", None)
-    with pytest.raises(ImageError, match=r"takes Pillow.*pip install \"dualcnn\[viz\]\""):
+    with pytest.raises(ImageError, match=r"takes Pillow.*: pip install Pillow; \.npy"):
         read_image(tmp_path / "a.png", SIZE)

@@ -161,8 +161,27 @@ def test_long_runs_are_smoothed_and_say_so():
     smooth = np.array(lines["training, mean of 50"])[:, 1]
     for i in (0, 100, 2500, 4999):
         assert smooth[i] == pytest.approx(np.mean(values[max(0, i - 24) : i + 26]))
+    (lines,) = drawn(viz.training_curves({"loss": values})).values()
+    assert "mean of 50" in lines
+    for history, want in (
+        ({"train loss": values, "train accuracy": values > 0.5}, "training, mean of 50"),
+        ({"loss": values, "accuracy": values}, "mean of 50"),
+    ):
+        for axes in viz.training_curves(history).axes:
+            assert [text.get_text() for text in axes.get_legend().get_texts()] == [want]
     (single,) = drawn(viz.training_curves({"train loss": values}, smooth=1)).values()
     assert list(single) == ["training"]
+
+
+def test_right_or_wrong_is_drawn_as_means_alone():
+    values = np.random.default_rng(0).random(200) > 0.5
+    (lines,) = drawn(viz.training_curves({"train accuracy": values})).values()
+    assert list(lines) == ["training, mean of 2"]
+    np.testing.assert_array_equal(
+        np.array(lines["training, mean of 2"])[:3, 1],
+        [np.mean(values[i : i + 2]) for i in range(3)],
+    )
+    assert len(drawn(viz.training_curves({"accuracy": [0.0, 1.0, 1.0]}))["accuracy"]) == 1
 
 
 @pytest.mark.parametrize(

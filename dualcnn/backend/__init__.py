@@ -1,6 +1,6 @@
 """The machine: where arrays live and how the primitives of a layer run there."""
 
-from .base import Array, Backend, Timer
+from .base import Array, Backend
 from .counting import Counts, count
 from .cupy import CupyBackend
 from .detect import BackendUnavailableError, Status
@@ -19,6 +19,7 @@ from .select import (
     to_numpy,
     use,
 )
+from .timer import Timer
 from .workers import pool
 
 __all__ = [

@@ -10,18 +10,17 @@ view has the shape `(N, *OUT, *K, C)`, `K` the kernel sizes.
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from types import TracebackType
 from typing import Any, Self, TypeAlias
 
 import array_api_compat
 import numpy as np
 
 from .places import tap_slices, window_sizes
+from .timer import Timer
 
-__all__ = ["Array", "Backend", "Timer"]
+__all__ = ["Array", "Backend"]
 
 Array: TypeAlias = Any
 """An array of any backend."""
@@ -29,28 +28,6 @@ Array: TypeAlias = Any
 
 CONSTANTS = 256
 """Constant arrays that a backend keeps."""
-
-
-class Timer:
-    """Seconds that a `with` block takes on a backend, its queued work included."""
-
-    def __init__(self, backend: Backend) -> None:
-        self._backend = backend
-        self.seconds = 0.0
-
-    def __enter__(self) -> Self:
-        self._backend.synchronize()
-        self._start = time.perf_counter()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        tb: TracebackType | None,
-    ) -> None:
-        self._backend.synchronize()
-        self.seconds = time.perf_counter() - self._start
 
 
 class Backend:

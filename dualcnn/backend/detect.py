@@ -13,9 +13,12 @@ import numpy as np
 __all__ = ["BackendUnavailableError", "Status", "cupy_module", "cupy_status"]
 
 INSTALL = (
-    'install the build for your CUDA: pip install "dualcnn[cuda13x]" or "dualcnn[cuda12x]" '
-    "(with conda: conda install -c conda-forge cupy)"
+    "install the build for the CUDA version that nvidia-smi shows: pip install cupy-cuda13x or "
+    "pip install cupy-cuda12x (with conda: conda install -c conda-forge cupy)"
 )
+
+BUILDS = (12, 13)
+"""CUDA's versions that CuPy has a build for, `cupy-cuda12x` and `cupy-cuda13x`."""
 
 OLD_DRIVER, NO_DEVICE = 35, 100
 """CUDA's numbers of the errors that say: no driver or one older than the library; no device."""
@@ -107,11 +110,24 @@ def _driver(cp: Any, error: Exception) -> tuple[str, str]:
         return (
             f"{name} is built for CUDA {_version(needs)}, the NVIDIA driver supports up to "
             f"{_version(has)} ({error})",
-            f"update the driver, or {INSTALL}",
+            _for_driver(has),
         )
     return (
         f"{name} found no usable NVIDIA driver ({error})",
         "check that nvidia-smi runs and that the driver supports CuPy's CUDA version",
+    )
+
+
+def _for_driver(cuda: int) -> str:
+    """What to do where CuPy wants more than the driver's CUDA version."""
+    fitting = [build for build in BUILDS if build <= cuda // 1000]
+    if not fitting:
+        return f"update the driver: CuPy wants CUDA {BUILDS[0]} or newer"
+    found = _packages()
+    remove = f"pip uninstall {' '.join(found)}, then " if found else ""
+    return (
+        f"update the driver, or install the build for CUDA {fitting[-1]}: {remove}"
+        f"pip install cupy-cuda{fitting[-1]}x"
     )
 
 
@@ -126,9 +142,14 @@ def _not_working(cp: Any, devices: int, what: str) -> Status:
         False,
         f"CuPy {cp.__version__} sees {devices} device(s), but a first kernel and product failed: "
         f"{what.strip().splitlines()[0] if what.strip() else 'no message'}",
-        'CUDA libraries may be missing: pip install "cupy-cuda13x[ctk]" brings them',
+        f'CUDA libraries may be missing: pip install "{_wheel(cp)}[ctk]" brings them',
         devices,
     )
+
+
+def _wheel(cp: Any) -> str:
+    """The name on the package index of the CuPy that is installed."""
+    return f"cupy-cuda{cp.cuda.runtime.runtimeGetVersion() // 1000}x"
 
 
 def _device_names(cp: Any, devices: int) -> str:

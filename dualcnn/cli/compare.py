@@ -22,7 +22,12 @@ def compare(options: argparse.Namespace) -> int:
         raise UserError(f"--backends: expected two with a comma between, got {options.backends!r}")
     try:
         sides = [check.Side.of(name) for name in names]
-    except (ValueError, backend.BackendUnavailableError) as error:
+    except backend.BackendUnavailableError as error:
+        raise UserError(
+            f"--backends {options.backends}: {error.problem}. Without it: --backends "
+            "numpy,numpy+float64"
+        ) from error
+    except ValueError as error:
         raise UserError(f"--backends {options.backends}: {error}") from error
     training, _ = load_data(options.data, options.data_dir)
     random.manual_seed(options.seed)

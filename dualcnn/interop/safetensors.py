@@ -87,7 +87,9 @@ def save(
 def load(path: str | os.PathLike[str]) -> Arrays:
     """The arrays of a safetensors file by name, as NumPy arrays; `load_state_dict` takes them.
 
-    Files without a hash, such as PyTorch's, load as well; bfloat16 becomes float32.
+    They come in the order of the file, which is not the order they were saved in: safetensors
+    writes wide types first, and those of one type by name. Files without a hash, such as
+    PyTorch's, load as well; bfloat16 becomes float32.
     Raises WeightsError for a file that is cut short or changed or of another format.
     """
     return read(path)[0]
@@ -105,9 +107,12 @@ def read(path: str | os.PathLike[str]) -> tuple[Arrays, dict[str, str]]:
             f"{path}: expected a whole safetensors file; it is cut short, changed or of another "
             f"format ({error})"
         ) from error
-    arrays = {name: _array(path, name, entry) for name, entry in entries}
-    header = content[8 : 8 + int.from_bytes(content[:8], "little")]
-    notes: dict[str, str] = json.loads(header).get("__metadata__") or {}
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    notes: dict[str, str] = header.pop("__metadata__", None) or {}
+    # The entries come in the order of a hash table, another at each run.
+    found = dict(entries)
+    order = sorted(header, key=lambda name: header[name]["data_offsets"])
+    arrays = {name: _array(path, name, found[name]) for name in order}
     expected = notes.pop(HASH, None)
     if expected is not None and expected != _digest(arrays, notes):
         raise WeightsError(

@@ -199,9 +199,16 @@ def one_dtype(be: Backend, **arrays: Any) -> None:
 
 
 def _refuse_dtypes(be: Backend, arrays: dict[str, Any]) -> NoReturn:
+    """The input `x` of a layer follows its parameters, of which a net has many; whatever else goes
+    together, such as class weights with their `input`, follows the first.
+    """
     given = {name: a for name, a in arrays.items() if a is not None}
     found = ", ".join(f"{name} {a.dtype}" for name, a in given.items())
-    wanted = next((a.dtype for a in given.values() if be.is_floating(a)), "float32")
+    order = list(given.values())
+    parameters = [a for name, a in given.items() if name != "x"]
+    if "x" in given and all(a.dtype == parameters[0].dtype for a in parameters):
+        order = parameters + order
+    wanted = next((a.dtype for a in order if be.is_floating(a)), "float32")
     odd = next(name for name, a in given.items() if a.dtype != wanted)
     raise TypeError(
         f"expected floating-point numbers of one type, got {found}. Fix: "

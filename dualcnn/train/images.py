@@ -88,7 +88,7 @@ def _from_picture(path: Path, image_size: tuple[int, int], steps: list[str]) -> 
     except ImportError as error:
         raise ImageError(
             "reading PNG and JPEG files takes Pillow, which is not installed: "
-            'pip install "dualcnn[viz]" or pip install Pillow; .npy files need neither'
+            "pip install Pillow; .npy files do without"
         ) from error
     try:
         with Image.open(path) as file:

@@ -2,8 +2,8 @@
 
 Nothing is shown: save a Figure by `figure.savefig("name.png")`, or make it the last line of a
 notebook's cell, after `%matplotlib inline`. pyplot is not used, and no setting of matplotlib is
-changed. Arrays may be of any backend, Tensors, or lists. matplotlib comes with
-`pip install "dualcnn[viz]"`; the functions that return arrays do without.
+changed. Arrays may be of any backend, Tensors, or lists. Figures take matplotlib
+(`pip install matplotlib`); the functions that return arrays do without.
 """
 
 from .confusion import confusion_counts, confusion_matrix

@@ -58,7 +58,8 @@ def training_curves(
         a training all but seconds, and lr only where it changes.
     log: the quantities with a logarithmic axis.
     smooth: draw means of so many neighbours over the faint single values; by default 1/100 of them
-        where there are over 1,000. 1 draws single values.
+        where there are over 1,000, or where all are 0 or 1, which are not drawn. 1 draws single
+        values. The legend says how many.
 
     None and NaN are gaps. Of two lines of one quantity with different lengths the shorter, such as
     a test loss an epoch beside a training loss a batch, is spread evenly up to the longer's end.
@@ -106,12 +107,16 @@ def _draw(
     for part, values in lines.items():
         x = _places(name, part, len(values), longest, xs)
         colour = colours.get(part, "#0072B2")
-        width = smooth or (max(1, len(values) // 100) if len(values) > MOST_POINTS else 1)
+        # What is only right or wrong would fill the axes.
+        two_valued = bool(np.isin(values, (0, 1)).all())
+        many = two_valued or len(values) > MOST_POINTS
+        width = smooth or (max(1, len(values) // 100) if many else 1)
         label = part
         if width > 1:
-            axes.plot(x, values, color=colour, alpha=0.2, linewidth=0.6)
+            if not two_valued:
+                axes.plot(x, values, color=colour, alpha=0.2, linewidth=0.6)
             values = _means(values, width)
-            label = f"{part}, mean of {width}"
+            label = f"{part}, mean of {width}" if part else f"mean of {width}"
         marks = "o" if len(values) <= MOST_MARKS else None
         axes.plot(x, values, color=colour, marker=marks, markersize=3.5, linewidth=1.5, label=label)
     shares = [v for values in lines.values() for v in values if math.isfinite(v)]
@@ -122,7 +127,7 @@ def _draw(
     if longest == 1:
         axes.set_xlim(x[0] - 1, x[0] + 1)
     axes.grid(alpha=0.3)
-    if len(lines) > 1 or any(label for label in lines):
+    if axes.get_legend_handles_labels()[1]:
         axes.legend(frameon=False)
 
 

@@ -34,8 +34,7 @@ def new_figure(width: float, height: float, title: str | None = None) -> Figure:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise ImportError(
-            "pictures take matplotlib, which is not installed: "
-            'pip install "dualcnn[viz]" or pip install matplotlib'
+            "pictures take matplotlib, which is not installed: pip install matplotlib"
         ) from error
     figure: Figure = Figure(
         figsize=(max(width, 0.085 * len(title or "")), height), layout="compressed"

@@ -44,7 +44,7 @@ def network() -> nn.Sequential:
 
 
 def main(argv: list[str] | None = None) -> Comparison | None:
-    options = parser(__doc__, images=1000, test_images=1000)
+    options = parser(__doc__, images=1000, test_images=1000, least=2)
     options.add_argument("--steps", type=int, default=50)
     args = options.parse_args(argv)
     begin(args)

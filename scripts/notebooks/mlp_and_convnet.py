@@ -14,12 +14,12 @@ import argparse
 from collections.abc import Callable
 
 import numpy as np
-from setting import BUNDLED, begin, centred, digits, parser
+from setting import BUNDLED, WHOLE, begin, centred, digits, first, number, parser
 from side_by_side import Comparison, say, train_both
 from sides import Log, Side, learn, measure
 
 import dualcnn
-from dualcnn import Tensor, backend, data, nn, no_grad, optim, random
+from dualcnn import Tensor, backend, nn, no_grad, optim, random
 from dualcnn import functional as F
 from dualcnn.nn import init
 
@@ -133,7 +133,7 @@ def train_convnet(
     size: int,
 ) -> Comparison | None:
     count = args.conv_images
-    images, _ = data.mnist5k() if 2 * count <= BUNDLED[0] else data.mnist(args.data_dir)
+    images, _ = first(2 * count, 0, args.data_dir, f"--conv-images {BUNDLED[0] // 2}")
     batches, held = (
         centred(images[:count], size, args),
         centred(images[count : 2 * count], 500, args),
@@ -153,11 +153,17 @@ def train_convnet(
 
 
 def main(argv: list[str] | None = None) -> dict[str, Comparison | None]:
-    options = parser(__doc__, images=60_000)
+    options = parser(__doc__, images=60_000, least=2)
     options.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     options.add_argument("--steps", type=int, default=10, help="of the MLP on the full batch")
     options.add_argument("--epochs", type=int, default=5, help="of everything else")
-    options.add_argument("--conv-images", type=int, default=2000, help="that the ConvNet learns")
+    options.add_argument(
+        "--conv-images",
+        type=number(1, WHOLE[0] // 2),
+        default=2000,
+        metavar="N",
+        help="that the ConvNet learns (%(default)s); it is tested on as many",
+    )
     args = options.parse_args(argv)
     begin(args)
     # One after the other, as the notebook drew them.

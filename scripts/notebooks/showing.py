@@ -1,4 +1,6 @@
-"""How `mistakes.py` shows a mistake: what is written, what is right, and what differences say."""
+"""How `mistakes.py` shows a mistake: what is written, what is right, and what differences say; and
+the digits and the loss that it is shown on.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +10,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+
+from dualcnn import data, ops
 
 STEP = 1e-5
 
@@ -75,3 +79,18 @@ def failure(attempt: Callable[[], object]) -> str:
     except (SyntaxError, ValueError) as error:
         return f"{type(error).__name__}: {str(error).splitlines()[0]}"
     return "runs"
+
+
+def digits(number: int, shift: float = 0.0) -> tuple[Any, Any]:
+    """Images (N, 28, 28) from 0 to 1, or moved down by `shift`, and their classes."""
+    train, _ = data.mnist5k()
+    return train.images[:number, 0] / 255 - shift, train.labels[:number]
+
+
+def cross_entropy(logits: Any, label: Any) -> float:
+    return float(ops.cross_entropy(logits[None], np.array([label]))[0])
+
+
+def error_of_logits(logits: Any, label: Any) -> Any:
+    """Softmax less one at the right class: the gradient of cross entropy."""
+    return ops.softmax(logits, dim=0)[0] - np.eye(len(logits))[label]

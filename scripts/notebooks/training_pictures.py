@@ -21,7 +21,8 @@ def draw(
     """
     folder.mkdir(parents=True, exist_ok=True)
     images, labels, logits = answers(model, held)
-    curves = {"train loss": log.losses, "train accuracy": accuracies(log), **log.curves}
+    accuracies = np.divide(log.hits, log.sizes)
+    curves = {"train loss": log.losses, "train accuracy": accuracies, **log.curves}
     layer = next(layer for layer in model.modules() if isinstance(layer, nn.Conv2d | nn.Linear))
     if isinstance(layer, nn.Conv2d):
         figures = {
@@ -36,13 +37,6 @@ def draw(
     for name, figure in figures.items():
         figure.savefig(folder / f"{name}.png", dpi=110)
     print(f"pictures: {folder / '*.png'}")
-
-
-def accuracies(log: Log) -> Any:
-    """The accuracy around each step: a single image is only right or wrong."""
-    window = np.ones(max(1, log.steps // 100))
-    right, all_of_them = (np.convolve(part, window, "same") for part in (log.hits, log.sizes))
-    return right / all_of_them
 
 
 def answers(model: nn.Sequential, held: Iterable[tuple[Tensor, Tensor]]) -> tuple[Any, Any, Any]:

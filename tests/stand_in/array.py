@@ -138,9 +138,9 @@ class ndarray:
     def astype(
         self, dtype: Any, order: Any = "K", casting: Any = "unsafe", *, copy: bool = True
     ) -> Any:
-        counters.launches += 1
         with np.errstate(all="ignore"):
             result = self._host.astype(dtype, order=order, casting=casting, copy=copy)
+        counters.launches += result is not self._host
         return self if result is self._host else lift(result, type(self))
 
     def view(self, dtype: Any = None) -> Any:
