@@ -58,6 +58,9 @@ FEW = SMALLEST // 16
 VIEWS = 32
 """Shapes of one scratch buffer that are remembered."""
 
+MOST_VIEWS = 1 << 10
+"""Views of arrays that are remembered."""
+
 _NOTHING: tuple[Any, dict[Any, Any]] = None, {}
 
 
@@ -147,18 +150,20 @@ class NumpyBackend(StridedBackend):
         return self.workspace(f"expression {number}", shape, dtype)
 
     def view(self, make: Callable[..., Array], x: Array, *options: Any) -> Array:
-        key = (make, options, x.shape, x.strides, x.dtype)
+        if not x.flags.c_contiguous:
+            return make(self, x, *options)
+        key = (make, options, x.shape, x.dtype)
         known = self._views.get(key)
-        if known is not None and x.flags.c_contiguous:
+        if known is not None:
             shape, strides, offset = known
             return np.ndarray(shape, x.dtype, x, offset, strides)
         found = make(self, x, *options)
-        if x.flags.c_contiguous and found.size and found.dtype == x.dtype:
-            start, end = x.ctypes.data, x.ctypes.data + x.nbytes
-            if start <= found.ctypes.data < end:
-                if len(self._views) >= VIEWS * VIEWS:
-                    self._views.clear()
-                self._views[key] = found.shape, found.strides, found.ctypes.data - start
+        start, first = x.ctypes.data, found.ctypes.data
+        # Not what had to be copied.
+        if found.size and found.dtype == x.dtype and start <= first < start + x.nbytes:
+            if len(self._views) >= MOST_VIEWS:
+                self._views.clear()
+            self._views[key] = found.shape, found.strides, first - start
         return found
 
     def framed(self, key: str, x: Array, widths: Sequence[tuple[int, int]]) -> Array:
