@@ -43,16 +43,23 @@ def apply(op: Callable[..., Any], *inputs: Any, **params: Any) -> Any:
     caster = casting.get()
     if caster is not None:
         inputs = caster(op, inputs)
-    needs = [isinstance(t, Tensor) and t.requires_grad for t in inputs]
+    needs, arrays = [], []
+    for x in inputs:
+        if isinstance(x, Tensor):
+            needs.append(x.requires_grad)
+            arrays.append(x._data)
+        else:
+            needs.append(False)
+            arrays.append(x if x is None or backend.is_array(x) else _plain(x))
     recorded = recording.get() and True in needs
     if _takes_needs(op):
         params["needs"] = tuple(needs) if recorded else (False,) * len(inputs)
-    arrays = [t._data if isinstance(t, Tensor) else t if t is None else _plain(t) for t in inputs]
     y, vjp, *extra = op(*arrays, **params)
     watcher = watching.get()
     if watcher is not None:
         vjp = watcher(op, arrays, params, y, vjp)
-    result = Tensor(y)
+    result = Tensor.__new__(Tensor)
+    result._data = y if backend.is_array(y) else _as_array(y)
     if recorded and vjp is not None:
         result.requires_grad = True
         result._parents = inputs

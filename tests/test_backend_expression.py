@@ -91,7 +91,7 @@ def run(fn: Callable[..., Any], args: list[Any], out: Any = None) -> tuple[list[
 
 
 def traced(call: Fused) -> bool:
-    return any(program is not None for program, *_ in call._programs.values())
+    return any(program is not None for program, *_ in call._known.values())
 
 
 def check(fn: Callable[..., Any], args: list[Any], out: Any = None) -> Fused:
@@ -107,11 +107,14 @@ def check(fn: Callable[..., Any], args: list[Any], out: Any = None) -> Fused:
     return call
 
 
-@pytest.fixture(params=["at once", "in parts"])
+@pytest.fixture(params=["at once", "in parts", "directly"])
 def parted(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if request.param == "in parts":
         monkeypatch.setattr(workers, "INLINE_BYTES", 1)
         monkeypatch.setattr(fused, "FUSE_ELEMENTS", 1000)
+    elif request.param == "directly":
+        # As small arrays are: without scratch.
+        monkeypatch.setattr(fused, "SCRATCH_BYTES", 1 << 30)
 
 
 def test_the_expressions_of_the_library_were_found() -> None:
@@ -286,6 +289,35 @@ def test_temporaries_are_few_and_kept() -> None:
         with np.errstate(all="ignore"):
             call(*args, out=outs)
     assert 1 <= len(seen) <= 3
+
+
+def _dead_end(xp: Any, a: Any, b: Any) -> Any:
+    unused = xp.exp(a)
+    for _ in range(3):
+        unused = unused * b
+    return a + b
+
+
+def test_what_no_result_needs_is_not_computed() -> None:
+    a, b = np.full(SHAPE, 1e30), np.full(SHAPE, 1e30)
+    with np.errstate(all="raise"):
+        found = Fused(_dead_end, backend.get("numpy"))(a, b)
+    np.testing.assert_array_equal(found, a + b)
+
+
+def test_small_arrays_need_no_scratch() -> None:
+    class Bare(backend.NumpyBackend):
+        def scratch(self, number: int, shape: tuple[int, ...], dtype: Any) -> Any:
+            raise AssertionError("scratch for a small array")
+
+    fn = EXPRESSIONS["optim.adam._adam"]
+    args = [a[0, 0] if isinstance(a, np.ndarray) else a for a in operands(fn, "float32")]
+    call, wanted = Fused(fn, Bare()), plainly(fn, args)
+    outs = tuple(np.empty_like(w) for w in wanted)
+    with np.errstate(all="ignore"):
+        call(*args, out=outs)
+    for actual, expected in zip(outs, wanted, strict=True):
+        np.testing.assert_array_equal(actual, expected)
 
 
 def _chosen(xp: Any, x: Any, y: Any, condition: Any) -> Any:

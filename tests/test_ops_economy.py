@@ -168,8 +168,10 @@ def test_a_layer_costs_the_tape_few_calls():
             y = dualcnn.apply(op, y)
         y.backward(SMALL)
 
+    # The second gradient of a leaf is the first that is added to another.
     chain(1)
-    assert calls_of(lambda: chain(11)) - calls_of(lambda: chain(1)) < 10 * 30
+    chain(1)
+    assert calls_of(lambda: chain(11)) - calls_of(lambda: chain(1)) < 10 * 27
 
 
 def test_losses_and_layers_cost_few_calls():
@@ -178,10 +180,10 @@ def test_losses_and_layers_cost_few_calls():
     linear, relu, cross_entropy = nn.Linear(10, 10), nn.ReLU(), nn.CrossEntropyLoss()
     optimizer = optim.SGD(linear.parameters(), lr=0.1)
     step = {
-        "linear": (lambda: linear(x), 65),
-        "relu": (lambda: relu(x), 32),
-        "loss": (lambda: cross_entropy(x, LABELS), 110),
-        "zero_grad": (optimizer.zero_grad, 8),
+        "linear": (lambda: linear(x), 36),
+        "relu": (lambda: relu(x), 27),
+        "loss": (lambda: cross_entropy(x, LABELS), 93),
+        "zero_grad": (optimizer.zero_grad, 7),
         "step": (optimizer.step, 15),
     }
     linear(x).sum().backward()
@@ -189,6 +191,24 @@ def test_losses_and_layers_cost_few_calls():
         call()
     found = {name: calls_of(call) for name, (call, _) in step.items()}
     assert {name for name, count in found.items() if count > step[name][1]} == set(), found
+
+
+def test_a_step_of_the_smallest_net_costs_few_calls():
+    """942 before what is known of shapes was kept."""
+    net = nn.Sequential(
+        nn.Conv2d(1, 8, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(1352, 10)
+    )
+    loss_of, optimizer = nn.CrossEntropyLoss(), optim.SGD(net.parameters(), lr=0.01)
+    image, label = np.ones((1, 1, 28, 28), np.float32), np.array([3])
+
+    def step():
+        optimizer.zero_grad()
+        loss_of(net(image), label).backward()
+        optimizer.step()
+
+    step()
+    step()
+    assert calls_of(step) < 740
 
 
 def test_right_labels_are_not_looked_at_twice(monkeypatch):

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import functools
 import math
+import weakref
 from typing import Any
 
 import numpy as np
 import pytest
 from op_check import DTYPES, LAYOUTS, place, rng, same
 
-from dualcnn.backend import Backend
+from dualcnn.backend import Backend, NumpyBackend
 
 WINDOWS = [
     ((2, 6, 7, 3), (3, 2), (1, 1), (1, 1)),
@@ -48,6 +49,57 @@ def test_fold_is_the_adjoint_of_windows(
     folded = be.to_numpy(be.fold(place(be, c), shape[1:-1], stride, dilation))
     assert folded.shape == shape
     np.testing.assert_allclose(np.sum(view * c), np.sum(x * folded), 1e-12)
+
+
+def _corner(be: Backend, x: Any, size: int) -> Any:
+    return be.permute(x[1 : 1 + size, ..., 1:], (2, 0, 1))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_view_that_is_remembered_is_of_the_array_at_hand(
+    be: Backend, dtype: str, layout: str
+) -> None:
+    for seed in range(3):
+        for shape in ((5, 3, 4), (4, 3, 5)):
+            for size in (2, 3):
+                x = rng(9, seed).normal(size=shape)
+                found = be.view(_corner, place(be, x, dtype, layout), size)
+                expected = x[1 : 1 + size, :, 1:].transpose(2, 0, 1).astype(dtype)
+                np.testing.assert_array_equal(be.to_numpy(found), expected)
+
+
+def test_numpys_views_share_memory_and_are_made_once() -> None:
+    be, made = NumpyBackend(), []
+
+    def middle(be: Backend, x: Any) -> Any:
+        made.append(x)
+        return x[1:-1]
+
+    def copied(be: Backend, x: Any) -> Any:
+        made.append(x)
+        return x[1:-1].copy()
+
+    for x in (np.zeros(5), np.zeros(5), np.zeros(10)[::2]):
+        view = be.view(middle, x)
+        x[1:-1] = 1, 2, 3
+        assert view.tolist() == [1, 2, 3]
+    assert len(made) == 2
+    made.clear()
+    for value in (1.0, 2.0):
+        assert be.view(copied, np.full(5, value)).tolist() == [value] * 3
+    assert len(made) == 2
+
+
+def test_scratch_that_is_given_up_is_freed() -> None:
+    be = NumpyBackend()
+    small = weakref.ref(be.workspace("test", (4, 5), "float32").base)
+    assert be.workspace("test", (2, 5), "float32").base is small()
+    large = be.workspace("test", (40, 50), "float32")
+    assert small() is None
+    assert be.workspace("test", (4, 5), "float32").base is large.base
+    for n in range(1, 100):
+        assert be.workspace("test", (n,), "float32").base is large.base
 
 
 CONTRACTIONS = ["mc->c", "mc,mc->c", "nhwc,hwc->nhwc", "ab,bc->ac", "abc,abc->", "ab->ba"]

@@ -38,6 +38,7 @@ def lowered(monkeypatch: pytest.MonkeyPatch) -> None:
         (numpy_backend, "BLOCK_BYTES", 2048),
         (fused, "FUSE_ELEMENTS", 128),
         (fused, "PROGRAM_BYTES", 64),
+        (fused, "SCRATCH_BYTES", 64),
         (workers, "INLINE_BYTES", 256),
         (numpy_backend, "SERIAL_PRODUCT", 1),
         (numpy_backend, "SHARED_PRODUCT", 64),
@@ -45,6 +46,8 @@ def lowered(monkeypatch: pytest.MonkeyPatch) -> None:
     ):
         assert getattr(where, name) > value
         monkeypatch.setattr(where, name, value)
+    # Expressions keep what they found for arrays of a size.
+    monkeypatch.setattr(backend.get("numpy"), "_fused", {})
 
 
 def bits(results: list[Any]) -> list[bytes | None]:

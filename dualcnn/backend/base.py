@@ -232,6 +232,14 @@ class Backend:
         """`x` with its axes in that order; no copy."""
         return self.xp.permute_dims(x, order)
 
+    def view(self, make: Callable[..., Array], x: Array, *options: Any) -> Array:
+        """`make(self, x, *options)`, which looks at `x` in another way, and only looks.
+
+        Where a view lies depends on shapes and options alone, so that a backend may remember it:
+        then `make`, a module-level function, is not called again. `options` are hashable.
+        """
+        return make(self, x, *options)
+
     def in_order_of(self, x: Array, like: Array) -> Array:
         """`x` in the memory order of `like`, an array of the same shape: itself where it is so."""
         return x
@@ -291,7 +299,7 @@ class Backend:
 
     # Parts of a batch.
 
-    def parts(self, n: int, bytes_each: int) -> list[slice]:
+    def parts(self, n: int, bytes_each: int) -> Sequence[slice]:
         """Slices that cover `range(n)`, each with a good amount of scratch at `bytes_each` an item.
 
         They depend on `n` and `bytes_each` alone, so results do too.

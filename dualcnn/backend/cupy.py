@@ -158,7 +158,7 @@ class CupyBackend(StridedBackend):
 
     # Parts of a batch.
 
-    def parts(self, n: int, bytes_each: int) -> list[slice]:
+    def parts(self, n: int, bytes_each: int) -> Sequence[slice]:
         size = max(1, WORKSPACE_BYTES // max(1, bytes_each))
         return [slice(i, min(n, i + size)) for i in range(0, n, size)]
 

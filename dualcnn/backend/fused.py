@@ -6,12 +6,12 @@ import math
 from collections.abc import Callable
 from contextlib import suppress
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from . import half, workers
-from .expression import Aliases, Program, UntraceableError, deliver, trace, where
+from .expression import Aliases, Call, Program, UntraceableError, deliver, trace, where
 
 __all__ = ["Fused"]
 
@@ -24,13 +24,30 @@ ALONE_BYTES = 1 << 21
 costs as much. A LeNet step at batch 64 took 4.6 ms with 2**20 and 4.3 with 2**21 or 2**22."""
 
 PROGRAM_BYTES = 1 << 14
-"""For smaller arrays temporaries cost less than the list of calls that saves them."""
+"""Results of smaller arrays cost less as they stand than to look up the list of calls."""
+
+SCRATCH_BYTES = 1 << 16
+"""For smaller arrays fresh temporaries cost less than to look scratch up."""
 
 KINDS = 256
 """Combinations of shapes and dtypes whose list of calls is kept, for each expression."""
 
-_Found = tuple[Program | None, tuple[int, ...], int]
-"""The list of calls if there is one, the shape of the result, and an argument of that shape."""
+
+class _Found(NamedTuple):
+    """What is known of arguments and outputs of some kinds and shapes."""
+
+    program: Program | None
+    """The calls that make the results; None where they can't be listed."""
+    shape: tuple[int, ...]
+    """That of the results."""
+    like: int
+    """An argument of that shape."""
+    largest: int
+    """Bytes of the largest argument."""
+    direct: Call | None
+    """The calls on small arrays, and the pairs of argument and output that it may not overlap."""
+    late: list[tuple[int, int]]
+
 
 _plain = SimpleNamespace(**{**vars(np), "where": where})
 _apart: frozenset[int] = frozenset()
@@ -45,47 +62,57 @@ class Fused:
     def __init__(self, fn: Callable[..., Any], backend: Any) -> None:
         self.fn = fn
         self.backend = backend
-        self._programs: dict[Any, _Found] = {}
+        self._known: dict[Any, _Found] = {}
 
     def __call__(self, *args: Any, out: Any = None) -> Any:
-        for a in args:
-            # Of 2 bytes: float16, perhaps, which is computed in another way.
-            if not (type(a) is np.ndarray or isinstance(a, np.ndarray)):
-                continue
-            if a.nbytes >= PROGRAM_BYTES or a.itemsize == 2:
-                break
-        else:
-            result = self.fn(_plain, *args)
-            if out is None and type(result) is np.ndarray:
-                return result
-            return _delivered(result, out, args)
+        if out is None:
+            for a in args:
+                # Of 2 bytes: float16, perhaps, which is computed in another way.
+                if isinstance(a, np.ndarray) and (a.nbytes >= PROGRAM_BYTES or a.itemsize == 2):
+                    break
+            else:
+                return _delivered(self.fn(_plain, *args), None, args)
         key: list[Any] = []
-        largest = 0
         for a in args:
-            # Subclasses too: those of a memory-mapped file have shapes like any other.
-            if type(a) is np.ndarray or isinstance(a, np.ndarray):
-                key += (a.shape, a.dtype.char)
-                largest = max(largest, a.nbytes)
+            if type(a) is np.ndarray:
+                key += (a.shape, a.dtype)
+            elif isinstance(a, np.ndarray):
+                # Such as that of a memory-mapped file: its results are no such arrays.
+                return self(*map(_bare, args), out=out)
             else:
                 key.append(type(a))
-        found = self._programs.get(tuple(key))
+        outs = () if out is None else out if type(out) is tuple else (out,)
+        for o in outs:
+            key += (o.shape, o.dtype, o.flags.c_contiguous)
+        found = self._known.get(tuple(key))
         if found is None:
-            found = self._found(tuple(key), args)
-        program, shape, like = found
+            found = self._found(tuple(key), args, outs)
+        if found.direct is not None:
+            for i, k in found.late:
+                if np.may_share_memory(args[i], outs[k]):
+                    break
+            else:
+                result = found.direct(args, outs, None)
+                return result if out is None else out
+        return self._at_length(found, args, out)
+
+    def _at_length(self, found: _Found, args: tuple[Any, ...], out: Any) -> Any:
+        """Evaluated into scratch, perhaps part by part, after a look at what overlaps what."""
+        program, shape = found.program, found.shape
         if program is None:
             return self._plainly(args, out)
         if out is None:
-            out = self._outputs(program, args, like, shape)
+            out = self._outputs(program, args, found.like, shape)
         outs = out if type(out) is tuple else (out,)
         aliases: Aliases | None = None
         # Where only the last call writes to the output, and makes its own copies of what it reads
         # there, there is nothing to look out for.
-        is_small = largest < workers.INLINE_BYTES
+        is_small = found.largest < workers.INLINE_BYTES
         if not (is_small and program.writes_last and outs[0].shape == shape):
             aliases = _aliases(args, outs, shape)
             if aliases is None:
                 return self._plainly(args, out)
-        if largest < ALONE_BYTES or self.backend.pool.inside:
+        if found.largest < ALONE_BYTES or self.backend.pool.inside:
             program.run(args, outs, aliases, self.backend.scratch)
         else:
             self._parts(program, args, outs, shape, aliases)
@@ -99,18 +126,26 @@ class Fused:
             return _delivered(half.rounded(result) if half.is_narrow(arrays) else result, out, args)
         return _delivered(self.fn(_plain, *args), out, args)
 
-    def _found(self, key: tuple[Any, ...], args: tuple[Any, ...]) -> _Found:
-        """What is to be done with arguments of these kinds and shapes."""
+    def _found(self, key: tuple[Any, ...], args: tuple[Any, ...], outs: tuple[Any, ...]) -> _Found:
+        """What is to be done with arguments and outputs of these kinds and shapes."""
         arrays = [a for a in args if isinstance(a, np.ndarray)]
         shape = np.broadcast_shapes(*(a.shape for a in arrays))
         full = [isinstance(a, np.ndarray) and a.shape == shape for a in args]
-        program = None
-        if any(full) and not half.has_half(arrays):
+        program, direct = None, None
+        late: list[tuple[int, int]] = []
+        largest = max((a.nbytes for a in arrays), default=0)
+        # Reductions of single numbers are no arrays that could be written to.
+        if any(full) and shape and not half.has_half(arrays):
             with suppress(UntraceableError):
                 program = trace(self.fn, args, full)
-        if len(self._programs) >= KINDS:
-            self._programs.clear()
-        found = self._programs[key] = (program, shape, full.index(True) if any(full) else 0)
+                # Without outputs results are made as they come: all of them must have the shape.
+                fits = all(o.shape == shape for o in outs) if outs else program.fills
+                if largest < SCRATCH_BYTES and fits:
+                    direct, late = program.direct(outs)
+        if len(self._known) >= KINDS:
+            self._known.clear()
+        like = full.index(True) if any(full) else 0
+        found = self._known[key] = _Found(program, shape, like, largest, direct, late)
         return found
 
     def _outputs(
@@ -155,9 +190,15 @@ class Fused:
         self.backend.pool.run(body, len(parts))
 
 
+def _bare(a: Any) -> Any:
+    return np.asarray(a) if isinstance(a, np.ndarray) else a
+
+
 def _delivered(result: Any, out: Any, args: tuple[Any, ...]) -> Any:
     """Results as arrays, or written to `out`."""
     if out is None:
+        if type(result) is np.ndarray:
+            return result
         if type(result) is tuple:
             return tuple(np.asarray(r) for r in result)
         return np.asarray(result)

@@ -62,6 +62,19 @@ a 256-channel Winograd convolution take. Its gradients took the same time with 2
 ms on two threads, 62 ms where 7 took 66), and a VGG's peak fell from 275 to 245 MB."""
 
 
+FEW = SMALLEST // 16
+"""Elements of arrays that are too small for the arena whatever their type."""
+
+
+VIEWS = 32
+"""Shapes of one scratch buffer that are remembered."""
+
+MOST_VIEWS = 1 << 10
+"""Views of arrays that are remembered."""
+
+_NOTHING: tuple[Any, dict[Any, Any]] = None, {}
+
+
 class NumpyBackend(StridedBackend):
     """Arrays of NumPy on the CPU, worked on by the threads of `pool`."""
 
@@ -73,6 +86,7 @@ class NumpyBackend(StridedBackend):
         self.arena = Arena()
         self._local = threading.local()
         self._ones: dict[str, Array] = {}
+        self._views: dict[Any, tuple[tuple[int, ...], tuple[int, ...], int]] = {}
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=self.arena.reset_after_fork)
 
@@ -103,6 +117,8 @@ class NumpyBackend(StridedBackend):
     # Buffers.
 
     def empty(self, shape: tuple[int, ...], dtype: Any) -> Array:
+        if math.prod(shape) < FEW:
+            return np.empty(shape, dtype)
         return self.arena.empty(shape, dtype)
 
     def assign(self, out: Array, x: Any) -> Array:
@@ -120,23 +136,46 @@ class NumpyBackend(StridedBackend):
             return x.copy()
         return self.assign(self.empty(x.shape, x.dtype), x)
 
+    def reshape(self, x: Array, shape: tuple[int, ...]) -> Array:
+        # What it copies, if it has to, is in C order; large copies are the arena's and the pool's.
+        return x.reshape(shape) if x.nbytes < SMALLEST else self.contiguous(x).reshape(shape)
+
     def workspace(self, key: str, shape: tuple[int, ...], dtype: Any) -> Array:
         dtype = np.dtype(dtype)
-        size = math.prod(shape)
         held, name = self._local.__dict__, key + dtype.char
-        buffer = held.get(name)
-        if buffer is None or buffer.size < size:
-            buffer = held[name] = np.empty(size, dtype)
-        return buffer[:size].reshape(shape)
+        buffer, views = held.get(name, _NOTHING)
+        found = views.get(shape)
+        if found is not None:
+            return found
+        size = math.prod(shape)
+        if buffer is None or buffer.size < size or len(views) >= VIEWS:
+            # No view of what is given up stays, or its memory would.
+            buffer = buffer if buffer is not None and buffer.size >= size else np.empty(size, dtype)
+            views = {}
+            held[name] = buffer, views
+        found = views[shape] = buffer[:size].reshape(shape)
+        return found
 
     def scratch(self, number: int, shape: tuple[int, ...], dtype: Any) -> Array:
-        """Scratch of an expression; the next one finds what the last one with this shape had."""
-        held: dict[str, Any] = self._local.__dict__
-        key = f"expression {number}"
-        kept = held.get(key)
-        if kept is None or kept.shape != shape or kept.dtype != dtype:
-            kept = held[key] = self.workspace(key, shape, dtype)
-        return kept
+        """Scratch of an expression, by number."""
+        return self.workspace(f"expression {number}", shape, dtype)
+
+    def view(self, make: Callable[..., Array], x: Array, *options: Any) -> Array:
+        if not x.flags.c_contiguous:
+            return make(self, x, *options)
+        key = (make, options, x.shape, x.dtype)
+        known = self._views.get(key)
+        if known is not None:
+            shape, strides, offset = known
+            return np.ndarray(shape, x.dtype, x, offset, strides)
+        found = make(self, x, *options)
+        start, first = x.ctypes.data, found.ctypes.data
+        # Not what had to be copied.
+        if found.size and found.dtype == x.dtype and start <= first < start + x.nbytes:
+            if len(self._views) >= MOST_VIEWS:
+                self._views.clear()
+            self._views[key] = found.shape, found.strides, first - start
+        return found
 
     def framed(self, key: str, x: Array, widths: Sequence[tuple[int, int]]) -> Array:
         # The next images of a batch find the zeros that the ones before had around them.
@@ -165,10 +204,10 @@ class NumpyBackend(StridedBackend):
 
     # Parts of a batch.
 
-    def parts(self, n: int, bytes_each: int) -> list[slice]:
+    def parts(self, n: int, bytes_each: int) -> Sequence[slice]:
         return even(n, round(n * bytes_each / BLOCK_BYTES))
 
-    def _shared_parts(self, n: int, bytes_each: int) -> list[slice]:
+    def _shared_parts(self, n: int, bytes_each: int) -> Sequence[slice]:
         """Parts for the pool: one alone for little work, else enough for every thread."""
         count = round(n * bytes_each / BLOCK_BYTES)
         if n * bytes_each < workers.INLINE_BYTES:
@@ -177,7 +216,9 @@ class NumpyBackend(StridedBackend):
 
     def blocks(self, n: int, bytes_each: int, body: Callable[[slice], None]) -> None:
         parts = self._shared_parts(n, bytes_each)
-        if n * bytes_each < workers.INLINE_BYTES:
+        if len(parts) == 1:
+            body(parts[0])
+        elif n * bytes_each < workers.INLINE_BYTES:
             for part in parts:
                 body(part)
         else:
@@ -194,9 +235,13 @@ class NumpyBackend(StridedBackend):
         parts = self._shared_parts(n, bytes_each)
         if not parts:
             return [self.zeros(shape, dtype) for shape in shapes]
+        kept = self.accumulator(dtype)
+        if len(parts) == 1:
+            alone = [self.empty(shape, kept) for shape in shapes]
+            body(parts[0], alone, False)
+            return alone if kept == dtype else [self.cast(total, dtype) for total in alone]
         one = sum(math.prod(shape) for shape in shapes) * self.itemsize(dtype)
         count = min(len(parts), MOST_LANES, max(4, ACCUMULATOR_BYTES // max(1, one)))
-        kept = self.accumulator(dtype)
         sums = [[self.empty(shape, kept) for shape in shapes] for _ in range(count)]
 
         def lane(i: int) -> None:
@@ -222,6 +267,9 @@ class NumpyBackend(StridedBackend):
         if a.itemsize == 2 or b.itemsize == 2:
             return self._half_product(a, b, out, accumulate)
         a, b = _for_blas(a), _for_blas(b)
+        alike = not accumulate and a.shape[:-2] == b.shape[:-2]
+        if alike and b.ndim > 1 and a.size * b.shape[-1] < SERIAL_PRODUCT:
+            return np.matmul(a, b, out)
         if out is None:
             lead = a.shape[:-2]
             if b.ndim > 2:
@@ -270,10 +318,16 @@ class NumpyBackend(StridedBackend):
         return out
 
     def sum(self, x: Array, axis: int | tuple[int, ...] | None = None) -> Array:
-        kept = axis is not None
         if x.itemsize == 2 and self.is_half(x):
+            kept = axis is not None
             return np.asarray(np.sum(x, axis, np.float32, keepdims=kept)).astype(x.dtype)
-        return np.asarray(np.sum(x, axis, keepdims=kept))
+        # The reductions themselves: 3 us, where `np.sum` and `np.max` take 6.
+        if axis is None:
+            return np.asarray(np.add.reduce(x, None))
+        return np.add.reduce(x, axis, keepdims=True)
+
+    def max(self, x: Array, axis: int | tuple[int, ...]) -> Array:
+        return np.maximum.reduce(x, axis, keepdims=True)
 
     def contract(
         self, subscripts: str, *operands: Array, out: Array | None = None, accumulate: bool = False
@@ -319,6 +373,9 @@ def _is_for_ones(x: Array) -> bool:
 
 def _for_blas(x: Array) -> Array:
     """`x`, copied only if BLAS can't read it: NumPy's own loop is about 50 times slower."""
+    flags = x.flags
+    if flags.c_contiguous or (flags.f_contiguous and x.ndim == 2):
+        return x
     size = x.itemsize
     rows, columns = x.strides[-2:] if x.ndim > 1 else (x.strides[-1], size)
     if (columns == size and rows >= size * x.shape[-1]) or (

@@ -14,6 +14,7 @@ import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from contextvars import Context, copy_context
+from functools import lru_cache
 from itertools import pairwise
 from queue import SimpleQueue
 
@@ -32,13 +33,15 @@ INLINE_BYTES = 1 << 20
 """Work on fewer bytes takes under half a millisecond and runs inline: a hand-off costs 70 us."""
 
 
-def even(n: int, count: int) -> list[slice]:
+@lru_cache(maxsize=1024)
+def even(n: int, count: int) -> tuple[slice, ...]:
     """About `count` slices of one size that cover `range(n)`."""
     size = max(1, -(-n // max(1, count)))
-    return [slice(i, min(n, i + size)) for i in range(0, n, size)]
+    return tuple(slice(i, min(n, i + size)) for i in range(0, n, size))
 
 
-def staggered(n: int, count: int) -> list[slice]:
+@lru_cache(maxsize=1024)
+def staggered(n: int, count: int) -> tuple[slice, ...]:
     """Such slices, the first of half the size.
 
     Threads that start together on equal parts want the interpreter lock together, and stay in step.
@@ -49,7 +52,7 @@ def staggered(n: int, count: int) -> list[slice]:
     if size == 1 or size >= n:
         return even(n, count)
     edges = [0, *range(size // 2, n, size), n]
-    return [slice(a, b) for a, b in pairwise(edges)]
+    return tuple(slice(a, b) for a, b in pairwise(edges))
 
 
 def default_size() -> int:

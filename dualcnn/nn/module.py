@@ -73,9 +73,10 @@ class Module:
         except Exception as error:
             self._locate(error, (*args, *kwargs.values()))
             raise
-        for hook in list(self._hooks.values()):
-            changed = hook(self, args, result)
-            result = result if changed is None else changed
+        if self._hooks:
+            for hook in list(self._hooks.values()):
+                changed = hook(self, args, result)
+                result = result if changed is None else changed
         return result
 
     def register_forward_hook(self, hook: Hook) -> HookHandle:

@@ -26,7 +26,7 @@ from .geometry import GeometryError, Window
 from .types import Done, Emit, Into, Take
 from .winograd import Winograd
 
-__all__ = ["NAMES", "Algorithm", "algorithms", "chosen", "leaves_images_last"]
+__all__ = ["NAMES", "Algorithm", "algorithms", "chosen", "leaves_images_last", "overruled"]
 
 
 class Algorithm(Protocol):
@@ -109,6 +109,11 @@ def algorithms(conv2d: str | None = None, *, exact: bool = False) -> Iterator[No
         yield
     finally:
         _forced.reset(token)
+
+
+def overruled() -> str | None:
+    """What the block that this runs in asks for."""
+    return _forced.get()
 
 
 def chosen(

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any, cast
 
 from .. import backend
-from ..backend import Array
+from ..backend import Array, Backend
 from . import chwn, geometry
-from .algorithms import ByTap, chosen, leaves_images_last
+from .algorithms import Algorithm, ByTap, chosen, leaves_images_last, overruled
 from .geometry import Window, channels_first, channels_last, hashable, images_last
 from .rows import Planes, Rows, plus
 from .types import Done, Emit, Into, Take, Vjp
@@ -80,9 +80,19 @@ class Convolution:
         self.groups = groups
         self.shape = (x.shape[0], *self.window.out, weight.shape[0])
         """`(N, *OUT, O)`."""
-        self.algorithm = chosen(be, algorithm, self.x, self.weight, self.window, groups)
+        self.algorithm = self._chosen(algorithm)
         self.images_last = False
         """Whether maps lie as `(O, *OUT, N)` in memory rather than channels-last."""
+
+    def _chosen(self, asked: str | None) -> Algorithm:
+        """The algorithm, decided once for these shapes: 7 us."""
+        # Another block, dtype or backend may want another one.
+        key = (self.be, self.x.dtype, asked, overruled())
+        known: Algorithm | None = self.window.plans.get(key)
+        if known is None:
+            known = chosen(self.be, asked, self.x, self.weight, self.window, self.groups)
+            self.window.plans[key] = known
+        return known
 
     def keep_images_last(self) -> None:
         """Let maps lie in that order if the algorithm makes them so."""
@@ -148,7 +158,12 @@ class Convolution:
             shape = (images.stop - images.start, *self.shape[1:])
             return be.workspace("maps", shape, self.x.dtype)
 
-        self.forward(into, lambda images, maps: emit(images, _taps(maps, pooling), None))
+        sort = be.host and self.shape[-1] <= SHORT_RUN
+
+        def done(images: slice, maps: Array) -> None:
+            emit(images, _sorted(be, maps, pooling) if sort else _taps(maps, pooling), None)
+
+        self.forward(into, done)
 
     def gradients_by_tap(
         self, pooling: Window, emit: Emit, needs: tuple[bool, ...]
@@ -176,17 +191,46 @@ class Convolution:
 
     def _by_tap(self, pooling: Window) -> ByTap | None:
         """The algorithm, if it sorts its outputs for this pooling."""
-        # A look-up: `isinstance` of a protocol takes 30 us.
-        if not hasattr(self.algorithm, "sorts"):
-            return None
-        by_tap = cast(ByTap, self.algorithm)
-        args = self.be, self.x, self.weight, self.window
-        return by_tap if by_tap.sorts(*args, pooling.kernel) else None
+        key = (self.be, self.x.dtype, self.algorithm, pooling.kernel)
+        sorts: bool | None = self.window.plans.get(key)
+        if sorts is None:
+            # A look-up: `isinstance` of a protocol takes 30 us.
+            sorts = hasattr(self.algorithm, "sorts") and cast(ByTap, self.algorithm).sorts(
+                self.be, self.x, self.weight, self.window, pooling.kernel
+            )
+            self.window.plans[key] = sorts
+        return cast(ByTap, self.algorithm) if sorts else None
 
     def _public(self, found: tuple[Array | None, ...]) -> tuple[Array | None, ...]:
         gx, gw, gb = found
-        first = (None if g is None else channels_first(self.be, g) for g in (gx, gw))
-        return (*first, gb)
+        gx = None if gx is None else channels_first(self.be, gx)
+        gw = None if gw is None else channels_first(self.be, gw)
+        return gx, gw, gb
+
+
+SHORT_RUN = 16
+"""Up to this many channels, taps are copied out of the maps, where they are runs of so many numbers
+of memory. The maxima of 2x2 taps of 26x26x8 and their places took 34 us, on copies 19, which take 8
+to make."""
+
+
+def _sorted(be: Backend, maps: Array, pooling: Window) -> list[Array]:
+    """Copies of what each place of the kernel meets, each in one piece, in scratch."""
+    view = be.view(_by_place, maps, pooling.kernel, pooling.out)
+    taps = be.assign(be.workspace("taps", tuple(view.shape), view.dtype), view)
+    taps = be.reshape_view(taps, (-1, *view.shape[len(pooling.kernel) :]))
+    return [taps[i, ...] for i in range(taps.shape[0])]
+
+
+def _by_place(be: Backend, maps: Array, kernel: tuple[int, ...], out: tuple[int, ...]) -> Array:
+    """Maps `(n, *S, O)` as `(*K, n, *OUT, O)`, for windows side by side."""
+    n = len(kernel)
+    inner = [slice(0, o * k) for o, k in zip(out, kernel, strict=True)]
+    pairs = [size for pair in zip(out, kernel, strict=True) for size in pair]
+    cells = be.reshape_view(
+        maps[(slice(None), *inner, slice(None))], (maps.shape[0], *pairs, maps.shape[-1])
+    )
+    return be.permute(cells, (*range(2, 2 * n + 1, 2), 0, *range(1, 2 * n, 2), 2 * n + 1))
 
 
 def _taps(maps: Array, pooling: Window) -> list[Array]:

@@ -125,9 +125,17 @@ def conv2d_relu_max_pool2d(
     return channels_first(be, y), vjp
 
 
+FEW = 1 << 12
+"""Numbers in maps whose bias is not worth to be repeated for rows of them: 8 us."""
+
+
 def _rectify(rows: Rows | Planes, maps: Array, bias: Array | None, out: Array) -> None:
     """Add the bias to maps and set what is negative to 0."""
-    flat, into, be = rows.flat(maps), rows.flat(out), rows.be
+    be = rows.be
+    if bias is not None and math.prod(maps.shape) < FEW:
+        be.fuse(_biased_relu)(maps, bias, out=out)
+        return
+    flat, into = rows.flat(maps), rows.flat(out)
     if bias is None:
         be.fuse(_relu)(flat, out=into)
     else:

@@ -16,6 +16,7 @@ stays.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property, lru_cache, wraps
@@ -71,6 +72,11 @@ class Window:
         return tuple(s + a + b for s, (a, b) in zip(self.size, self.padding, strict=True))
 
     @cached_property
+    def row_taps(self) -> int:
+        """Pixels met by the windows of one output row, of all that lies under the first axis."""
+        return math.prod(self.out[1:]) * math.prod(self.kernel)
+
+    @cached_property
     def is_padded(self) -> bool:
         return any(a or b for a, b in self.padding)
 
@@ -84,6 +90,13 @@ class Window:
         """A plane kernel of 3x3 pixels with stride 1, whose input gradient is such a one too."""
         plain = self.kernel == (3, 3) and self.dilation == self.stride == (1, 1)
         return plain and self.transposed() is not None
+
+    @cached_property
+    def plans(self) -> dict[Any, Any]:
+        """What was decided for the shapes that this window was made for: each call of `convolution`
+        or `pooling` with other shapes or options makes another window.
+        """
+        return {}
 
     def transposed(self) -> Window | None:
         """The window whose convolution with the flipped kernel is the input gradient.

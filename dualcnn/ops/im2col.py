@@ -36,7 +36,7 @@ def forward(
 ) -> None:
     """`(N, *S, C)` and `(O, *K, C/G)` to `(N, *OUT, O)`."""
     w2 = _matrix(be, w, groups)
-    images_bytes = _row_bytes(be, x, window) * window.out[0]
+    row_bytes = _row_bytes(be, x, window)
     if _is_heavy(be, x, w, window, groups):
         taps.forward(be, x, w, window, into, done)
         return
@@ -44,12 +44,12 @@ def forward(
     def body(images: slice) -> None:
         staged = _stage(be, "images", x[images, ...], window)
         maps = into(images)
-        for rows in be.parts(window.out[0], _row_bytes(be, x, window) * staged.shape[0]):
+        for rows in be.parts(window.out[0], row_bytes * staged.shape[0]):
             cols = _columns(be, _under(staged, rows, window), window, groups)
             _product(be, cols, w2, maps[:, rows, ...])
         done(images, maps)
 
-    be.blocks(x.shape[0], images_bytes, body)
+    be.blocks(x.shape[0], row_bytes * window.out[0], body)
 
 
 def gradients(
@@ -68,12 +68,13 @@ def gradients(
     per_group = outputs // groups
     back = _Back(be, w, window, groups) if needs[0] else None
     gx = be.empty(tuple(x.shape), x.dtype) if needs[0] else None
+    row_bytes = _row_bytes(be, x, window)
 
     def body(images: slice, sums: list[Array], accumulate: bool) -> None:
         grads = gy(images)
         if needs[1]:
             staged = _stage(be, "images", x[images, ...], window)
-            for rows in be.parts(window.out[0], _row_bytes(be, x, window) * staged.shape[0]):
+            for rows in be.parts(window.out[0], row_bytes * staged.shape[0]):
                 cols = _columns(be, _under(staged, rows, window), window, groups)
                 flat = be.reshape(grads[:, rows, ...], (-1, groups, per_group))
                 by_group = be.permute(flat, (1, 2, 0))
@@ -90,7 +91,7 @@ def gradients(
         shapes.append((groups, per_group, math.prod(kernel)))
     if needs[2]:
         shapes.append((outputs,))
-    bytes_each = _row_bytes(be, x, window) * window.out[0]
+    bytes_each = row_bytes * window.out[0]
     if back is not None:
         bytes_each = max(bytes_each, back.bytes_each)
     found = be.reduce_blocks(x.shape[0], bytes_each, shapes, x.dtype, body)
@@ -186,7 +187,7 @@ def _flipped(be: Backend, w: Array, groups: int) -> Array:
 
 def _columns_size(window: Window, channels: int) -> int:
     """Values in the columns of one output row (of all that lies under the first spatial axis)."""
-    return math.prod(window.out[1:]) * math.prod(window.kernel) * channels
+    return window.row_taps * channels
 
 
 def _row_bytes(be: Backend, x: Array, window: Window) -> int:
@@ -211,21 +212,33 @@ def _columns(be: Backend, staged: Array, window: Window, groups: int) -> Array:
     channels = staged.shape[-1]
     if window.is_pointwise and groups == 1:
         return be.reshape_view(staged, (1, -1, channels))
-    view = be.windows(staged, window.kernel, window.stride, window.dilation)
+    moves = window.kernel, window.stride, window.dilation
+    under = math.prod(window.kernel) * channels // groups
     if groups == 1 and window.kernel[-1] * channels <= SHORT_RUN:
-        return _columns_by_tap(be, view, window)
-    if groups > 1:
-        view = be.reshape_view(view, (*view.shape[:-1], groups, channels // groups))
-        view = be.permute(view, (view.ndim - 2, *range(view.ndim - 2), view.ndim - 1))
+        # Stored transposed; BLAS reads either order.
+        view = be.view(_by_tap, staged, *moves)
+        cols = be.assign(be.workspace("columns", view.shape, view.dtype), view)
+        return be.permute(be.reshape_view(cols, (1, under, -1)), (0, 2, 1))
+    view = be.view(_by_row, staged, *moves, groups)
     cols = be.assign(be.workspace("columns", view.shape, view.dtype), view)
-    per_group = math.prod(window.kernel) * channels // groups
-    return be.reshape_view(cols, (groups, -1, per_group))
+    return be.reshape_view(cols, (groups, -1, under))
 
 
-def _columns_by_tap(be: Backend, view: Array, window: Window) -> Array:
-    """The same columns, `(1, M, K * C)`, stored transposed; BLAS reads either order."""
-    n = len(window.kernel)
-    by_tap = be.permute(view, (*range(1 + n, view.ndim), *range(1 + n)))
-    cols = be.assign(be.workspace("columns", by_tap.shape, view.dtype), by_tap)
-    flat = be.reshape_view(cols, (1, math.prod(by_tap.shape[: n + 1]), -1))
-    return be.permute(flat, (0, 2, 1))
+Sizes = tuple[int, ...]
+
+
+def _by_tap(be: Backend, staged: Array, kernel: Sizes, stride: Sizes, dilation: Sizes) -> Array:
+    """The windows with their taps first: `(*K, C, n, *OUT)`."""
+    view, n = be.windows(staged, kernel, stride, dilation), len(kernel)
+    return be.permute(view, (*range(1 + n, view.ndim), *range(1 + n)))
+
+
+def _by_row(
+    be: Backend, staged: Array, kernel: Sizes, stride: Sizes, dilation: Sizes, groups: int
+) -> Array:
+    """The windows, those of a group together: `(n, *OUT, *K, C)`, or with the groups in front."""
+    view = be.windows(staged, kernel, stride, dilation)
+    if groups == 1:
+        return view
+    view = be.reshape_view(view, (*view.shape[:-1], groups, view.shape[-1] // groups))
+    return be.permute(view, (view.ndim - 2, *range(view.ndim - 2), view.ndim - 1))

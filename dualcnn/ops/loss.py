@@ -268,7 +268,7 @@ def _masses(
     if 0 <= ignore_index < classes:
         hits = hits & (column != ignore_index)
     factors = None if weight is None else _class_weights(be, rows, weight)
-    own = xp.astype(hits, rows.dtype) if factors is None else xp.where(hits, factors, 0.0)
+    own = be.cast(hits, rows.dtype) if factors is None else xp.where(hits, factors, 0.0)
     total = be.sum(own)
     if be.host:
         total = float(total)

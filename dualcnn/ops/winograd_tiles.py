@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -80,7 +81,7 @@ class Tiles:
         weights = frequencies * self.channels * self.outputs
         self.heavy = self.images > 0 and weights > HEAVY_WEIGHT
 
-    def groups(self) -> list[slice]:
+    def groups(self) -> Sequence[slice]:
         """Images whose tiles are transformed at once."""
         count = -(-self.images * self.image_bytes // MOST_TILES)
         size = max(1, -(-self.images // max(1, count)))
@@ -91,7 +92,7 @@ class Tiles:
         each = self.down * self.across
         return slice(images.start * each, images.stop * each)
 
-    def row_parts(self, images: int) -> list[slice]:
+    def row_parts(self, images: int) -> Sequence[slice]:
         """Rows of tiles that are worked on together."""
         return self.be.parts(self.down, self.row_bytes * images)
 

@@ -118,8 +118,8 @@ FAULTS = (
     Fault(
         "a choice between numbers by multiplication",
         PROGRAMS,
-        "return np.multiply(bits, condition, out=into).view(a.dtype)",
-        "return np.multiply(a, condition, out=out)",
+        "found = np.multiply(bits, condition, out=into)\n",
+        "return np.multiply(a, condition, out=out)\n",
         "test_ops_primitives.py",
     ),
     Fault(
@@ -153,9 +153,30 @@ FAULTS = (
     Fault(
         "a list of calls made for another type",
         EXPRESSIONS,
-        "key += (a.shape, a.dtype.char)",
+        "key += (a.shape, a.dtype)",
         "key += (a.shape,)",
         "test_backend_expression.py",
+    ),
+    Fault(
+        "a small operand read after a result was written over it",
+        PROGRAMS,
+        "self._last_use.get(i, -1) > register\n",
+        "self._last_use.get(i, -1) > len(self._template)\n",
+        "test_backend_expression.py",
+    ),
+    Fault(
+        "a view remembered for another shape",
+        NUMPY,
+        "key = (make, options, x.shape, x.dtype)",
+        "key = (make, options, x.dtype)",
+        "test_ops_primitives.py",
+    ),
+    Fault(
+        "an algorithm kept for another block",
+        "ops/convolution.py",
+        "(self.be, self.x.dtype, asked, overruled())",
+        "(self.be, self.x.dtype, asked)",
+        "test_ops_algorithms.py",
     ),
     Fault(
         "zero borders kept for another padding",
