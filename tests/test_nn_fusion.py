@@ -280,7 +280,8 @@ def test_a_slice_of_a_row_is_its_layers() -> None:
     x = rng(58).normal(size=SHAPE).astype("float32")
     whole = to_numpy(model(x))
     assert model[:2](x).shape == (4, 5, 7, 8)
-    np.testing.assert_array_equal(to_numpy(model[2:](model[:2](x))), whole)
+    # Under a pooling outputs lie in another order, and BLAS may add up their products in another.
+    np.testing.assert_allclose(to_numpy(model[2:](model[:2](x))), whole, rtol=1e-6, atol=5e-7)
 
 
 def test_no_grad_and_frozen_layers() -> None:

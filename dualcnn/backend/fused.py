@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from . import half, workers
-from .expression import Aliases, Call, Program, UntraceableError, deliver, trace, where
+from .choose import where
+from .expression import Aliases, Call, Program, UntraceableError, deliver, trace
 
 __all__ = ["Fused"]
 
