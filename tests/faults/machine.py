@@ -117,7 +117,7 @@ FAULTS = (
     ),
     Fault(
         "a choice between numbers by multiplication",
-        PROGRAMS,
+        "backend/choose.py",
         "found = np.multiply(bits, condition, out=into)\n",
         "return np.multiply(a, condition, out=out)\n",
         "test_ops_primitives.py",
