@@ -91,7 +91,7 @@ def small_parts(be: backend.Backend, monkeypatch: pytest.MonkeyPatch) -> None:
 
         monkeypatch.setattr(numpy, "BLOCK_BYTES", 1)
         monkeypatch.setattr(workers, "INLINE_BYTES", 1)
-        for name in ("FUSE_ELEMENTS", "PROGRAM_BYTES", "SCRATCH_BYTES"):
+        for name in ("ALONE_BYTES", "FUSE_ELEMENTS", "PROGRAM_BYTES", "SCRATCH_BYTES"):
             monkeypatch.setattr(fused, name, 1)
         # Expressions keep what they found for arrays of a size.
         monkeypatch.setattr(be, "_fused", {})

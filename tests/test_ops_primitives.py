@@ -217,6 +217,13 @@ def test_fuse_returns_a_tuple_of_new_arrays(be: Backend) -> None:
     assert [r.dtype for r in results] == [be.dtype("float32")] * 2
 
 
+def test_a_large_square_beside_a_row_as_long_as_its_batch(be: Backend) -> None:
+    draw = rng(103)
+    a, b = draw.normal(size=(1024, 1024)), draw.normal(size=1024)
+    placed = [place(be, v) for v in (a, b)]
+    same(be.to_numpy(be.fuse(_axpy)(*placed, 2.0)), a * 2 + b, "float64")
+
+
 def _scaled_where(xp: Any, keep: Any, x: Any, factor: float) -> Any:
     return xp.where(keep, x * factor, 0.0)
 
