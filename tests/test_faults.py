@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import pathlib
+import re
 
+import proof
 import pytest
 from faults import run
 from faults.catalogue import FAULTS
@@ -26,6 +28,21 @@ def test_the_catalogue_follows_the_library(fault: Fault) -> None:
     assert fault.where(PACKAGE).startswith(fault.file.removesuffix(".py").replace("/", "."))
     for target in fault.targets():
         assert (PACKAGE.parent / target.partition("::")[0]).is_file()
+
+
+def test_the_pages_tell_what_the_catalogue_has() -> None:
+    """The table of docs/proof.md is of a run of all faults: `nox -s faults -- --write-proof`."""
+    page = proof.PAGE.read_text(encoding="utf-8")
+    (table,) = re.findall(r"<!-- faults -->\n(.*?)<!-- /faults -->", page, re.S)
+    header, _, *rows = [line for line in table.splitlines() if line]
+    names = [row.split("|")[1].strip() for row in rows]
+    assert header.split("|")[1].strip() == "fault"
+    assert sorted(set(names) - {fault.name for fault in FAULTS}) == []
+    assert len(set(names)) == len(names)
+    readme = (PACKAGE.parent / "README.md").read_text(encoding="utf-8")
+    assert re.findall(r"(\d+)\s+known\s+mistakes", readme) == [str(len(names))]
+    # So that a renewed table and README are not of another catalogue.
+    assert len(names) == len(FAULTS)
 
 
 def test_a_text_that_is_not_there_is_a_mistake_of_the_catalogue() -> None:
