@@ -132,14 +132,12 @@ FEW = 1 << 12
 def _rectify(rows: Rows | Planes, maps: Array, bias: Array | None, out: Array) -> None:
     """Add the bias to maps and set what is negative to 0."""
     be = rows.be
-    if bias is not None and math.prod(maps.shape) < FEW:
-        be.fuse(_biased_relu)(maps, bias, out=out)
-        return
-    flat, into = rows.flat(maps), rows.flat(out)
     if bias is None:
-        be.fuse(_relu)(flat, out=into)
-    else:
-        be.fuse(_biased_relu)(flat, rows.wide(bias), out=into)
+        be.fuse(_relu)(rows.flat(maps), out=rows.flat(out))
+        return
+    if math.prod(maps.shape) >= FEW:
+        maps, bias, out = rows.flat(maps), rows.wide(bias), rows.flat(out)
+    be.fuse(_biased_relu)(maps, bias, out=out)
 
 
 def _relu(xp: Any, x: Array) -> Array:

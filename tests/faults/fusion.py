@@ -62,8 +62,8 @@ FAULTS = (
     Fault(
         "pooled at once: the bias before the ReLU left out",
         FUSED,
-        "be.fuse(_biased_relu)(flat, rows.wide(bias), out=into)",
-        "be.fuse(_relu)(flat, out=into)",
+        "be.fuse(_biased_relu)(maps, bias, out=out)",
+        "be.fuse(_relu)(maps, out=out)",
         "test_ops_fused.py",
     ),
     Fault(
