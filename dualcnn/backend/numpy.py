@@ -62,10 +62,6 @@ a 256-channel Winograd convolution take. Its gradients took the same time with 2
 ms on two threads, 62 ms where 7 took 66), and a VGG's peak fell from 275 to 245 MB."""
 
 
-FEW = SMALLEST // 16
-"""Elements of arrays that are too small for the arena whatever their type."""
-
-
 VIEWS = 32
 """Shapes of one scratch buffer that are remembered."""
 
@@ -117,8 +113,6 @@ class NumpyBackend(StridedBackend):
     # Buffers.
 
     def empty(self, shape: tuple[int, ...], dtype: Any) -> Array:
-        if math.prod(shape) < FEW:
-            return np.empty(shape, dtype)
         return self.arena.empty(shape, dtype)
 
     def assign(self, out: Array, x: Any) -> Array:
@@ -216,9 +210,7 @@ class NumpyBackend(StridedBackend):
 
     def blocks(self, n: int, bytes_each: int, body: Callable[[slice], None]) -> None:
         parts = self._shared_parts(n, bytes_each)
-        if len(parts) == 1:
-            body(parts[0])
-        elif n * bytes_each < workers.INLINE_BYTES:
+        if n * bytes_each < workers.INLINE_BYTES:
             for part in parts:
                 body(part)
         else:
