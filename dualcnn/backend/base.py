@@ -302,7 +302,7 @@ class Backend:
     def parts(self, n: int, bytes_each: int) -> Sequence[slice]:
         """Slices that cover `range(n)`, each with a good amount of scratch at `bytes_each` an item.
 
-        They depend on `n` and `bytes_each` alone, so results do too.
+        On one machine they depend on `n` and `bytes_each` alone, so results do too.
         """
         return [slice(0, n)] if n else []
 

@@ -39,7 +39,7 @@ FEWEST = 48
 
 
 def multiply(a: Any, b: Any, out: Any) -> Any:
-    """`a @ b` into `out`. The cuts depend on shapes and memory order alone."""
+    """`a @ b` into `out`. On one machine the cuts depend on shapes and memory order alone."""
     m, n, k = out.shape[-2], out.shape[-1], a.shape[-1]
     if m * n * k <= SMALL or not has_small_kernels():
         return np.matmul(a, b, out=out)
