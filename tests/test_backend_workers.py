@@ -14,7 +14,7 @@ import pytest
 
 from dualcnn import backend, ops
 from dualcnn.backend import blas
-from dualcnn.backend.workers import WorkerPool, default_size, even, staggered
+from dualcnn.backend.workers import WorkerPool, default_size, even, lanes, staggered
 
 be = backend.get("numpy")
 
@@ -244,6 +244,17 @@ def test_slices_cover_the_range_once(slices):
 def test_staggered_slices_start_with_a_half():
     sizes = [part.stop - part.start for part in staggered(80, 4)]
     assert sizes == [10, 20, 20, 20, 10]
+
+
+def test_lanes_are_alike_and_cover_the_range_once():
+    for n, parts, count in ((128, 19, 8), (100, 19, 8), (32, 9, 8), (17, 17, 4), (9, 9, 8)):
+        runs = lanes(n, parts, count)
+        covered = [i for run in runs for part in run for i in range(part.start, part.stop)]
+        assert covered == list(range(n)), (n, parts, count)
+        sizes = [sum(part.stop - part.start for part in run) for run in runs]
+        assert len(sizes) == count
+        assert max(sizes) - min(sizes) <= 1
+        assert abs(sum(map(len, runs)) - parts) <= count // 2 + 1
 
 
 FRAMED = [

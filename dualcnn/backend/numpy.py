@@ -233,18 +233,23 @@ class NumpyBackend(StridedBackend):
             body(parts[0], alone, False)
             return alone if kept == dtype else [self.cast(total, dtype) for total in alone]
         one = sum(math.prod(shape) for shape in shapes) * self.itemsize(dtype)
-        count = min(len(parts), MOST_LANES, max(4, ACCUMULATOR_BYTES // max(1, one)))
-        sums = [[self.empty(shape, kept) for shape in shapes] for _ in range(count)]
+        # An even number, for two threads.
+        most = min(MOST_LANES, max(4, ACCUMULATOR_BYTES // max(1, one) // 2 * 2))
+        if len(parts) <= most:
+            runs: Sequence[Sequence[slice]] = [(part,) for part in parts]
+        else:
+            runs = workers.lanes(n, len(parts), most)
+        sums = [[self.empty(shape, kept) for shape in shapes] for _ in runs]
 
         def lane(i: int) -> None:
-            for part in parts[i * len(parts) // count : (i + 1) * len(parts) // count]:
-                body(part, sums[i], part is not parts[i * len(parts) // count])
+            for part in runs[i]:
+                body(part, sums[i], part is not runs[i][0])
 
         if n * bytes_each < workers.INLINE_BYTES:
-            for i in range(count):
+            for i in range(len(runs)):
                 lane(i)
         else:
-            self.pool.run(lane, count)
+            self.pool.run(lane, len(runs))
         for other in sums[1:]:
             for total, partial in zip(sums[0], other, strict=True):
                 np.add(total, partial, out=total)

@@ -195,8 +195,8 @@ FAULTS = (
     Fault(
         "a partial sum for each thread",
         NUMPY,
-        "min(len(parts), MOST_LANES, max(4,",
-        "min(len(parts), self.pool.size, max(1,",
+        "min(MOST_LANES, max(4,",
+        "min(self.pool.size, max(1,",
         "test_backend_workers.py",
     ),
     Fault(
