@@ -194,16 +194,20 @@ def _batch_norm(
     y, statistics = apply(
         ops.batch_norm, input, weight, bias, *old, training=training, eps=eps, relu=relu
     )
-    for running, batch in zip(old, statistics or (), strict=False):
-        if running is not None:
-            fused = of(running=running).fuse(_blend)
-            fused(running, batch, 1 - momentum, momentum, out=running)
+    found = zip(old, statistics or (), strict=False)
+    taken = [(running, batch) for running, batch in found if running is not None]
+    if taken:
+        olds, news = zip(*taken, strict=True)
+        blend = of(running=olds[0]).fuse(_blend)
+        blend(1 - momentum, momentum, *olds, *news, out=olds)
     result: Tensor = y
     return result
 
 
-def _blend(xp: Any, old: Array, new: Array, keep: float, take: float) -> Array:
-    return old * keep + new * take
+def _blend(xp: Any, keep: float, take: float, *both: Array) -> tuple[Array, ...]:
+    """Of old numbers and as many new ones."""
+    half = len(both) // 2
+    return tuple(a * keep + b * take for a, b in zip(both[:half], both[half:], strict=True))
 
 
 def dropout(input: Any, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:

@@ -40,6 +40,7 @@ class CupyBackend(StridedBackend):
     """
 
     host = False
+    row_length = 1
 
     def __init__(self, cp: Any, xp: Any = None, index: int = 0) -> None:
         super().__init__(cp if xp is None else xp, "cupy", f"cuda:{index}")

@@ -92,22 +92,17 @@ def folded(
         mean, var = be.widened(running_mean), be.widened(running_var)
         found = folded(be.widened(weight), b, nw, nb, mean, var, eps)
         return be.cast(found[0], weight.dtype), be.cast(found[1], weight.dtype)
-    args = running_mean, running_var, norm_weight, norm_bias, eps
-    _, scale, shift = _coefficients(be, *args)
+    args = running_mean, running_var, *_or_neutral(norm_weight, norm_bias), eps
+    _, scale, shift = be.fuse(_coefficients)(*args)
     by_output = be.reshape(scale, (-1, *(1,) * (weight.ndim - 1)))
     if bias is not None:
         shift = shift + bias * scale
     return be.fuse(_scaled)(weight, by_output), shift
 
 
-def _coefficients(
-    be: Backend, mean: Array, var: Array, weight: Array | None, bias: Array | None, eps: float
-) -> tuple[Array, Array, Array]:
-    """One over the deviation; and scale and shift that normalise."""
-    inverse = 1 / be.xp.sqrt(var + eps)
-    scale = inverse if weight is None else inverse * weight
-    shift = -mean * scale
-    return inverse, scale, shift if bias is None else shift + bias
+def _or_neutral(weight: Array | None, bias: Array | None) -> tuple[Any, Any]:
+    """Numbers that change nothing in place of what is missing."""
+    return 1.0 if weight is None else weight, 0.0 if bias is None else bias
 
 
 class _Normalization:
@@ -148,7 +143,7 @@ class _Normalization:
         """Of sums, statistics and coefficients."""
         self.count = shape[0] * math.prod(shape[2:])
         # Inputs without pixels are taken for images of as many as make a row.
-        size = shape[2:] if len(shape) > 2 else (side_of(shape[0], channels),)
+        size = shape[2:] if len(shape) > 2 else (side_of(shape[0], channels, be.row_length),)
         self.rows = Rows(be, size, channels)
         self.images = self.count // max(1, math.prod(size))
         self.weight, self.bias = weight, bias
@@ -165,6 +160,7 @@ class _Normalization:
             self.mean: Array = be.widened(running_mean)
             self.var: Array = be.widened(running_var)
         self._found: dict[int, tuple[int, Array, Array]] = {}
+        """Of each part its count, mean and sum of squared differences."""
 
     def maps(self, x: Array) -> Array:
         """An array of the input's shape as channels-last maps."""
@@ -189,7 +185,7 @@ class _Normalization:
     # Forward.
 
     def observe(self, images: slice, maps: Array) -> None:
-        """Take in the sum of a part, and the sum of squared differences from its mean."""
+        """Take in the mean of a part, and the sum of squared differences from it."""
         be, rows = self.be, self.rows
         count = math.prod(maps.shape[:-1])
         flat = rows.flat(maps)
@@ -201,7 +197,7 @@ class _Normalization:
         if within is None or not self._is_near(mean, within / count):
             centred = self._centred(maps, mean)
             within = rows.narrow(be.contract("mc,mc->c", centred, centred))
-        self._found[images.start] = count, total, within
+        self._found[images.start] = count, mean, within
 
     def settle(self) -> tuple[Array, Array] | None:
         """Fix the coefficients; in training return the batch's mean and unbiased variance.
@@ -210,14 +206,18 @@ class _Normalization:
         loses all digits when the mean is large beside the deviation.
         """
         be, statistics = self.be, None
+        affine = *_or_neutral(self.weight, self.bias), self.eps
+        # One expression each: on a GPU whatever is done to a few numbers costs a launch.
         if self.training:
             found = [self._found[start] for start in sorted(self._found)]
-            mean, var = _joined(found, self.count)
-            statistics = mean, var * (self.count / (self.count - 1))
-            self.mean, self.var = mean, var
-        self.inverse, self.scale, self.shift = _coefficients(
-            be, self.mean, self.var, self.weight, self.bias, self.eps
-        )
+            self.mean, within = _joined(found, self.count)
+            counts = self.count, self.count / (self.count - 1)
+            args = self.mean, within, *affine, *counts
+            self.var, unbiased, *coefficients = be.fuse(_settled)(*args)
+            statistics = self.mean, unbiased
+        else:
+            coefficients = be.fuse(_coefficients)(self.mean, self.var, *affine)
+        self.inverse, self.scale, self.shift = coefficients
         return statistics
 
     def apply(self, maps: Array, out: Array) -> None:
@@ -263,12 +263,14 @@ class _Normalization:
             centred = centred - self.mean * total
         coefficients = [self.scale]
         if self.training:
-            slope = -self.scale * self.inverse * self.inverse * centred / self.count
-            level = -total * self.scale / self.count - self.mean * slope
+            args = total, centred, self.mean, self.scale, self.inverse, self.count
+            slope, level, gw = be.fuse(_slopes)(*args)
             coefficients += [slope, level]
+        else:
+            gw = centred * self.inverse
         self._coefficients = [rows.wide(c) for c in coefficients]
         return (
-            None if self.weight is None else be.cast(centred * self.inverse, self.weight.dtype),
+            None if self.weight is None else be.cast(gw, self.weight.dtype),
             None if self.bias is None else be.cast(total, self.bias.dtype),
         )
 
@@ -304,18 +306,14 @@ class _Normalization:
 
 
 def _joined(found: list[tuple[int, Array, Array]], count: int) -> tuple[Array, Array]:
-    """The mean and variance of parts, of which count, sum and squared differences are known."""
-    (n, total, within), *others = found
-    first = total / n
+    """The mean of parts and the sum of squared differences from it, from those of each part."""
+    (_, first, within), *others = found
     if not others:
-        return first, within / count
-    means = [total / n for n, total, _ in found]
+        return first, within
     # From one part's mean on: sums of large numbers would lose digits of their difference.
-    mean = first + _total(
-        [(m - first) * (n / count) for m, (n, *_) in zip(means, found, strict=True)]
-    )
-    between = [(m - mean) ** 2 * n for m, (n, *_) in zip(means, found, strict=True)]
-    return mean, (_total([within for *_, within in found]) + _total(between)) / count
+    mean = first + _total([(m - first) * (n / count) for n, m, _ in found])
+    between = [(m - mean) ** 2 * n for n, m, _ in found]
+    return mean, _total([within for *_, within in found]) + _total(between)
 
 
 def _total(terms: list[Array]) -> Array:
@@ -327,6 +325,39 @@ def _total(terms: list[Array]) -> Array:
 
 def _difference(xp: Any, x: Array, mean: Array) -> Array:
     return x - mean
+
+
+def _coefficients(
+    xp: Any, mean: Array, var: Array, weight: Array, bias: Array, eps: float
+) -> tuple[Array, Array, Array]:
+    """One over the deviation; and scale and shift that normalise."""
+    inverse = 1 / xp.sqrt(var + eps)
+    scale = inverse * weight
+    return inverse, scale, -mean * scale + bias
+
+
+def _settled(
+    xp: Any,
+    mean: Array,
+    within: Array,
+    weight: Array,
+    bias: Array,
+    eps: float,
+    count: int,
+    correction: float,
+) -> tuple[Array, ...]:
+    """The variance, the unbiased one, and the coefficients."""
+    var = within / count
+    return (var, var * correction, *_coefficients(xp, mean, var, weight, bias, eps))
+
+
+def _slopes(
+    xp: Any, total: Array, centred: Array, mean: Array, scale: Array, inverse: Array, count: int
+) -> tuple[Array, Array, Array]:
+    """What the gradient of maps has of them and of 1, and the gradient of the weight."""
+    slope = -scale * inverse * inverse * centred / count
+    level = -total * scale / count - mean * slope
+    return slope, level, centred * inverse
 
 
 def _affine(xp: Any, x: Array, scale: Array, shift: Array) -> Array:
