@@ -138,6 +138,25 @@ def test_contract_is_the_sum_it_says(be: Backend, subscripts: str) -> None:
         same(be.to_numpy(out), expected, "float64")
 
 
+@pytest.mark.parametrize("rows", [1, 7, 600])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_sums_of_centred_numbers(be: Backend, rows: int, layout: str) -> None:
+    """Also of numbers far from zero, where the sum less the mean's part has no digits left."""
+    draw = rng(19, rows)
+    centre = draw.normal(size=3) + 1e4
+    x, y = draw.normal(size=(rows, 3)) + centre, draw.normal(size=(rows, 3))
+    moved = [[x[r, c] - centre[c] for c in range(3)] for r in range(rows)]
+    squares = [math.fsum(moved[r][c] ** 2 for r in range(rows)) for c in range(3)]
+    products = [math.fsum(moved[r][c] * y[r, c] for r in range(rows)) for c in range(3)]
+    xs, ys, about = place(be, x, layout=layout), place(be, y), place(be, centre)
+    same(be.to_numpy(be.sum_centred(xs, about)), np.array(squares), "float64")
+    out = be.full((3,), 2.0, be.dtype("float64"))
+    be.sum_centred(xs, about, ys, out=out, accumulate=True)
+    same(be.to_numpy(out), np.array(products) + 2, "float64")
+    be.sum_centred(xs, about, ys, out=out)
+    same(be.to_numpy(out), np.array(products), "float64")
+
+
 def _axpy(xp: Any, a: Any, b: Any, scale: float) -> Any:
     return a * scale + b
 

@@ -388,6 +388,25 @@ class Backend:
         """`g` where `y` is positive and zero elsewhere, in the memory order of `y`."""
         return self.fuse(_mask)(g, y, out=out)
 
+    def sum_centred(
+        self,
+        x: Array,
+        centre: Array,
+        y: Array | None = None,
+        out: Array | None = None,
+        accumulate: bool = False,
+    ) -> Array:
+        """`sum((x - centre) * y)` over the rows of `x (M, C)`, or without `y` of the squares.
+
+        `centre (C,)` has the accumulator's dtype, in which all is computed.
+        """
+        centred = self._less(x, centre)
+        factors = centred, centred if y is None else y
+        return self.contract("mc,mc->c", *factors, out=out, accumulate=accumulate)
+
+    def _less(self, x: Array, centre: Array) -> Array:
+        return x - centre
+
     def fuse(self, fn: Callable[..., Any]) -> Callable[..., Any]:
         """The elementwise `fn(xp, *arrays, *scalars)` as a function of arrays and scalars.
 

@@ -14,7 +14,7 @@ from typing import Any
 from . import half
 from .base import Array, Backend
 
-__all__ = ["contract"]
+__all__ = ["contract", "sum_centred"]
 
 MOST_TERMS = 49
 """Products that one fused kernel adds up, as of a 7x7 kernel: each passes two arrays to it."""
@@ -58,9 +58,16 @@ def contract(be: Any, subscripts: str, operands: tuple[Array, ...], dtype: Any) 
     return be.cast(be.cp.einsum(subscripts, *half.widened(operands)), dtype)
 
 
-def _over_leading(be: Any, operands: tuple[Array, ...], axes: int) -> Array:
+def sum_centred(be: Any, x: Array, centre: Array, y: Array | None) -> Array:
+    """`sum((x - centre) * y)`, or of the squares, over the rows of `x (M, C)`."""
+    return _over_leading(be, (x,) if y is None else (x, y), 1, centre)
+
+
+def _over_leading(
+    be: Any, operands: tuple[Array, ...], axes: int, centre: Array | None = None
+) -> Array:
     """`"mc->c"` and `"mc,mc->c"`, in two stages where there is enough for both; in float32 for
-    float16.
+    float16. With a centre what `_summed` makes of it.
     """
     x = operands[0]
     rows = math.prod(x.shape[:axes])
@@ -68,17 +75,23 @@ def _over_leading(be: Any, operands: tuple[Array, ...], axes: int) -> Array:
     flat = [be.reshape(operand, (rows, *kept)) for operand in operands]
     parts = rows // STAGE_ROWS
     if parts < 2 or not kept:
-        return _summed(be, flat, 0)
+        return _summed(be, flat, 0, centre)
     even = parts * (rows // parts)
     stages = [be.reshape(f[:even, ...], (parts, rows // parts, *kept)) for f in flat]
-    total = be.cp.sum(_summed(be, stages, 1), axis=0)
+    total = be.cp.sum(_summed(be, stages, 1, centre), axis=0)
     if even < rows:
-        total = total + _summed(be, [f[even:, ...] for f in flat], 0)
+        total = total + _summed(be, [f[even:, ...] for f in flat], 0, centre)
     return total
 
 
-def _summed(be: Any, operands: list[Array], axis: int) -> Array:
-    """The sum along an axis; of float16 as float32, in which it is added up."""
+def _summed(be: Any, operands: list[Array], axis: int, centre: Array | None) -> Array:
+    """The sum along an axis; of float16 as float32, in which it is added up.
+
+    With a centre it is taken off the first operand, and one operand alone is squared.
+    """
+    if centre is not None:
+        x, *others = operands
+        return be.kernels.sum_centred(x, centre, others[0] if others else None, axis)
     dtype = operands[0].dtype
     if len(operands) == 1:
         return be.cp.sum(operands[0], axis=axis, dtype="float32" if dtype.char == "e" else None)

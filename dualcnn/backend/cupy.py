@@ -179,6 +179,20 @@ class CupyBackend(StridedBackend):
     ) -> Array:
         dtype = operands[0].dtype if out is None else out.dtype
         total = contraction.contract(self, subscripts, operands, dtype)
+        return self._delivered(total, out, accumulate)
+
+    def sum_centred(
+        self,
+        x: Array,
+        centre: Array,
+        y: Array | None = None,
+        out: Array | None = None,
+        accumulate: bool = False,
+    ) -> Array:
+        total = contraction.sum_centred(self, x, centre, y)
+        return self._delivered(total, out, accumulate)
+
+    def _delivered(self, total: Array, out: Array | None, accumulate: bool) -> Array:
         if out is None:
             return total
         return self.cp.add(out, total, out=out) if accumulate else self.assign(out, total)

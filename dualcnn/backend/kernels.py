@@ -77,6 +77,10 @@ PHILOX = """
 """
 """Philox 4x32-10 as in `philox`; each thread makes one of a counter's four words."""
 
+SQUARES = "((S)a - m) * ((S)a - m)"
+CENTRED = "((S)a - m) * (S)b"
+"""Sums of them are those of a batch norm: differences from the mean are never stored."""
+
 
 class Kernels:
     """The kernels of one array module, made when first asked for and compiled by CuPy."""
@@ -152,3 +156,20 @@ class Kernels:
                 ),
             )
         return kernel(a, b, axis=axis)
+
+    def sum_centred(self, x: Any, centre: Any, y: Any | None, axis: int) -> Any:
+        """`sum((x - centre) * y, axis)`, or of the squares, in one pass and in `centre`'s dtype."""
+        cp = self._cp
+        if y is None:
+            return self._kernel(
+                "squares",
+                lambda: cp.ReductionKernel(
+                    "T a, S m", "S y", SQUARES, "a + b", "y = a", "0", "dualcnn_centred_squares"
+                ),
+            )(x, centre, axis=axis)
+        return self._kernel(
+            "centred",
+            lambda: cp.ReductionKernel(
+                "T a, S m, U b", "S y", CENTRED, "a + b", "y = a", "0", "dualcnn_centred_products"
+            ),
+        )(x, centre, y, axis=axis)

@@ -344,6 +344,10 @@ class NumpyBackend(StridedBackend):
             return np.add(out, np.einsum(subscripts, *operands, out=total), out=out)
         return np.einsum(subscripts, *operands, out=out)
 
+    def _less(self, x: Array, centre: Array) -> Array:
+        # Fresh memory would be paid for in page faults.
+        return np.subtract(x, centre, out=self.workspace("centred", x.shape, centre.dtype))
+
     def _sum_of_rows(self, x: Array, out: Array | None, accumulate: bool) -> Array:
         """By a product with ones: 2**17 float32 take 7 us, by `einsum` 15, by `add.reduce` 12."""
         ones = self._ones.get(x.dtype.char)

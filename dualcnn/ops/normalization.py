@@ -195,8 +195,7 @@ class _Normalization:
         if be.host:
             within = rows.narrow(self._sums("mc,mc->c", flat, flat)) - total * mean
         if within is None or not self._is_near(mean, within / count):
-            centred = self._centred(maps, mean)
-            within = rows.narrow(be.contract("mc,mc->c", centred, centred))
+            within = rows.narrow(be.sum_centred(flat, rows.wide(mean)))
         self._found[images.start] = count, mean, within
 
     def settle(self) -> tuple[Array, Array] | None:
@@ -244,16 +243,18 @@ class _Normalization:
         be, rows = self.be, self.rows
         centre = None
         if not (be.host and self._is_near(self.mean, self.var + self.eps)):
-            centre = self.mean
+            centre = rows.wide(self.mean)
 
         def body(images: slice, sums: list[Array], accumulate: bool) -> None:
             g, x = gy[images, ...], maps[images, ...]
             if behind is not None:
                 g = be.mask(g, y[images, ...], out=behind[images, ...])
-            g = rows.flat(g)
-            x = rows.flat(x) if centre is None else self._centred(x, centre)
+            x, g = rows.flat(x), rows.flat(g)
             be.contract("mc->c", g, out=sums[0], accumulate=accumulate)
-            be.contract("mc,mc->c", x, g, out=sums[1], accumulate=accumulate)
+            if centre is None:
+                be.contract("mc,mc->c", x, g, out=sums[1], accumulate=accumulate)
+            else:
+                be.sum_centred(x, centre, g, out=sums[1], accumulate=accumulate)
 
         wide = (rows.side * rows.channels,)
         each = self.image_bytes(maps)
@@ -299,11 +300,6 @@ class _Normalization:
         """Whether sums of squares and products lose no digits without taking off the mean."""
         return bool(self.be.xp.all(mean * mean <= NEAR * var))
 
-    def _centred(self, maps: Array, mean: Array) -> Array:
-        rows = self.rows
-        out = rows.scratch("centred", maps)
-        return self.be.fuse(_difference)(rows.flat(maps), rows.wide(mean), out=out)
-
 
 def _joined(found: list[tuple[int, Array, Array]], count: int) -> tuple[Array, Array]:
     """The mean of parts and the sum of squared differences from it, from those of each part."""
@@ -321,10 +317,6 @@ def _total(terms: list[Array]) -> Array:
     for term in terms[1:]:
         total = total + term
     return total
-
-
-def _difference(xp: Any, x: Array, mean: Array) -> Array:
-    return x - mean
 
 
 def _coefficients(

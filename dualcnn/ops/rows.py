@@ -46,11 +46,6 @@ class Rows:
         by_channel = self.be.contiguous(self.be.permute(by_pixel, (1, 0)))
         return self.be.xp.sum(by_channel, axis=1)
 
-    def scratch(self, key: str, maps: Array) -> Array:
-        """Scratch for the rows of maps of that shape, in the dtype of their sums."""
-        shape = (self._count(maps), self.side * self.channels)
-        return self.be.workspace(key, shape, self.be.accumulator(maps.dtype))
-
     def _count(self, maps: Array) -> int:
         values: int = math.prod(maps.shape)
         return values // max(1, self.side * self.channels)

@@ -76,8 +76,17 @@ class ElementwiseKernel:
         return args[-1]
 
 
+TERMS: dict[str, Callable[..., Any]] = {
+    "a * b": np.multiply,
+    "(float)a * (float)b": lambda a, b: a.astype("float32") * b.astype("float32"),
+    "((S)a - m) * ((S)a - m)": lambda a, m: (a.astype(m.dtype) - m) ** 2,
+    "((S)a - m) * (S)b": lambda a, m, b: (a.astype(m.dtype) - m) * b.astype(m.dtype),
+}
+"""What the library adds up."""
+
+
 class ReductionKernel:
-    """A sum of products of two operands."""
+    """A sum of products."""
 
     def __init__(
         self,
@@ -89,15 +98,14 @@ class ReductionKernel:
         identity: str,
         name: str,
     ) -> None:
-        known = {"a * b": None, "(float)a * (float)b": np.float32}
-        if map_expr not in known or (reduce_expr, identity) != ("a + b", "0"):
+        if map_expr not in TERMS or (reduce_expr, identity) != ("a + b", "0"):
             raise NotImplementedError(f"the stand-in knows sums of products alone, not {map_expr}")
-        self._type = known[map_expr]
+        self._term = TERMS[map_expr]
 
-    def __call__(self, a: Any, b: Any, axis: int | None = None) -> Any:
+    def __call__(self, *operands: Any, axis: int | None = None) -> Any:
         counters.launches += 1
-        wide = [x if self._type is None else x.astype(self._type) for x in (lower(a), lower(b))]
-        return lift(np.sum(wide[0] * wide[1], axis=axis), c_order=True)
+        terms = self._term(*(lower(x) for x in operands))
+        return lift(np.sum(terms, axis=axis), c_order=True)
 
 
 def gemm(
