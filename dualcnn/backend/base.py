@@ -43,7 +43,7 @@ class Backend:
     """Whether products of float32 may run in TF32; only a CUDA device has it."""
 
     row_length = 2048
-    """Numbers that rows of an array should have at least: a loop of NumPy's over so many costs as
+    """Numbers that the rows of maps should have, at most: a loop of NumPy's over so many costs as
     little a number as any, one over 64 three times as much."""
 
     def __init__(self, xp: Any, name: str | None = None, device: str = "cpu") -> None:
@@ -388,21 +388,13 @@ class Backend:
         """`g` where `y` is positive and zero elsewhere, in the memory order of `y`."""
         return self.fuse(_mask)(g, y, out=out)
 
-    def sum_centred(
-        self,
-        x: Array,
-        centre: Array,
-        y: Array | None = None,
-        out: Array | None = None,
-        accumulate: bool = False,
-    ) -> Array:
+    def sum_centred(self, x: Array, centre: Array, y: Array | None = None) -> Array:
         """`sum((x - centre) * y)` over the rows of `x (M, C)`, or without `y` of the squares.
 
         `centre (C,)` has the accumulator's dtype, in which all is computed.
         """
         centred = self._less(x, centre)
-        factors = centred, centred if y is None else y
-        return self.contract("mc,mc->c", *factors, out=out, accumulate=accumulate)
+        return self.contract("mc,mc->c", centred, centred if y is None else y)
 
     def _less(self, x: Array, centre: Array) -> Array:
         return x - centre

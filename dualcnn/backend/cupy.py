@@ -179,23 +179,12 @@ class CupyBackend(StridedBackend):
     ) -> Array:
         dtype = operands[0].dtype if out is None else out.dtype
         total = contraction.contract(self, subscripts, operands, dtype)
-        return self._delivered(total, out, accumulate)
-
-    def sum_centred(
-        self,
-        x: Array,
-        centre: Array,
-        y: Array | None = None,
-        out: Array | None = None,
-        accumulate: bool = False,
-    ) -> Array:
-        total = contraction.sum_centred(self, x, centre, y)
-        return self._delivered(total, out, accumulate)
-
-    def _delivered(self, total: Array, out: Array | None, accumulate: bool) -> Array:
         if out is None:
             return total
         return self.cp.add(out, total, out=out) if accumulate else self.assign(out, total)
+
+    def sum_centred(self, x: Array, centre: Array, y: Array | None = None) -> Array:
+        return contraction.sum_centred(self, x, centre, y)
 
     def random_bits(self, n: int, seed: int, stream: int) -> Array:
         out = self.empty((n,), self.dtype("uint32"))

@@ -254,7 +254,8 @@ class _Normalization:
             if centre is None:
                 be.contract("mc,mc->c", x, g, out=sums[1], accumulate=accumulate)
             else:
-                be.sum_centred(x, centre, g, out=sums[1], accumulate=accumulate)
+                total = be.sum_centred(x, centre, g)
+                be.assign(sums[1], sums[1] + total if accumulate else total)
 
         wide = (rows.side * rows.channels,)
         each = self.image_bytes(maps)
