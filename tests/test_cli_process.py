@@ -29,7 +29,7 @@ def start(*arguments: str, stdout: Any = subprocess.PIPE, **env: str) -> subproc
 def run(*arguments: str, **settings: Any) -> tuple[int, str | None, str]:
     """The exit status, the output and what was told on standard error."""
     with start(*arguments, **settings) as process:
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=300)
     return process.returncode, out, err
 
 
@@ -41,7 +41,7 @@ def test_stopping_keeps_the_last_epoch(tmp_path, monkeypatch, capfd, sent, statu
         while not process.stdout.readline().startswith("epoch   1/500"):
             assert process.poll() is None
         process.send_signal(sent)
-        _, err = process.communicate(timeout=60)
+        _, err = process.communicate(timeout=300)
     assert process.returncode == status
     assert re.fullmatch(r"stopped; epoch \d+ of 500 is saved in run\n", err)
     assert not [name for name in os.listdir("run") if name.endswith(".part")]
@@ -56,7 +56,7 @@ def test_a_closed_pipe_is_no_error(tmp_path, monkeypatch):
         process.stdout.readline()
         process.stdout.close()
         assert process.stderr.read() == ""
-        assert process.wait(timeout=60) == 141
+        assert process.wait(timeout=300) == 141
 
 
 @pytest.mark.parametrize(("command", "value"), [("train", "abc"), ("train", "0"), ("info", "²")])

@@ -370,6 +370,6 @@ def test_processes_may_download_the_same_file_at_once(server: str, tmp_path: Pat
         subprocess.Popen([sys.executable, "-c", code, *args], cwd=Path(__file__).parents[1])
         for _ in range(3)
     ]
-    assert [process.wait(timeout=60) for process in running] == [0, 0, 0]
+    assert [process.wait(timeout=300) for process in running] == [0, 0, 0]
     assert [path.name for path in (tmp_path / "new").iterdir()] == [images]
     assert gzip.decompress((tmp_path / "new" / images).read_bytes()) == tiny(images)

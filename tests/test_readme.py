@@ -29,7 +29,7 @@ def run(program: str, folder: pathlib.Path) -> subprocess.CompletedProcess[str]:
         env=environment,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=1000,
     )
 
 

@@ -80,7 +80,7 @@ def test_all_of_it_on_the_stand_in(
     monkeypatch.setattr(backend.select, "cupy_status", lambda: status)
     monkeypatch.setattr(gpu_lockstep, "beside_torch", lambda be: {"left out": "for the test"})
     path = tmp_path / "new" / "figures.json"
-    given = ["--only", "detect,lockstep,cost,bench", "--nets", "e", "--minutes", "1"]
+    given = ["--only", "detect,lockstep,cost,bench", "--nets", "e"]
     assert gpu_check.main([*given, "--json", str(path)]) == 0
     out = capsys.readouterr().out
     assert f"all right; figures: {path}" in out
