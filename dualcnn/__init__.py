@@ -13,6 +13,7 @@ from . import amp, autograd, backend, functional, nn, ops, optim, random
 from .amp import autocast, is_autocast_enabled
 from .autograd import Tensor, apply, enable_grad, is_grad_enabled, no_grad
 from .backend import asarray, available, to_numpy, use
+from .captured import CaptureError, capture
 from .functional import cat, flatten, log_softmax, matmul, relu, reshape, sigmoid, softmax, tanh
 from .ops.algorithms import algorithms
 from .random import manual_seed
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "CaptureError",
     "Tensor",
     "__version__",
     "algorithms",
@@ -35,6 +37,7 @@ __all__ = [
     "autograd",
     "available",
     "backend",
+    "capture",
     "cat",
     "check",
     "data",

@@ -15,12 +15,15 @@ from typing import Any, NoReturn
 
 from . import backend
 from .backend import Array, Backend
+from .backend.capture import CaptureError
 from .operators import Operators
 from .recording import (
+    capturing,
     casting,
     enable_grad,
     is_grad_enabled,
     no_grad,
+    note_change,
     recording,
     watch,
     watching,
@@ -142,6 +145,7 @@ class Tensor(Operators):
             )
         if self.data_slot is None:
             self._data = value
+            note_change()
         else:
             be = backend.of(data=self.data_slot)
             be.assign(self.data_slot, backend.asarray(value, self.data_slot.dtype, backend=be))
@@ -193,6 +197,7 @@ class Tensor(Operators):
                 'astype("float32")'
             )
         self.requires_grad = requires_grad
+        note_change()
         return self
 
     def detach(self) -> Tensor:
@@ -210,6 +215,15 @@ class Tensor(Operators):
                 "nothing was recorded for this Tensor: no input required a gradient, or it was "
                 "computed under no_grad()"
             )
+        if capturing.get():
+            raise CaptureError(
+                "backward within a captured function would not set gradients again. Fix: call it "
+                "on what the function returns"
+            )
+        self._walk(gradient, Tensor._accumulate)
+
+    def _walk(self, gradient: Any, deliver: Callable[[Tensor, Array], None]) -> None:
+        """`deliver(leaf, gradient)` for every leaf that wants one, as `backward` does."""
         be = self.backend
         if gradient is None:
             if self.numel() != 1:
@@ -228,7 +242,7 @@ class Tensor(Operators):
             if g is None:
                 continue
             if node._vjp is None:
-                node._accumulate(g)
+                deliver(node, g)
                 continue
             vjp, parents = node._vjp, node._parents
             node._vjp, node._parents = _freed, ()
@@ -247,6 +261,10 @@ class Tensor(Operators):
                 key = id(parent)
                 known = pending.get(key)
                 pending[key] = part if known is None else _sum(known, part)
+
+    def leaves(self) -> list[Tensor]:
+        """The Tensors that `backward` gives gradients: from the user, and wanting one."""
+        return [node for node in _sorted_nodes(self) if node.is_leaf]
 
     def _accumulate(self, g: Array) -> None:
         be = backend.of(gradient=g)

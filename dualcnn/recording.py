@@ -15,10 +15,13 @@ from .backend import Array
 __all__ = [
     "Caster",
     "Watcher",
+    "capturing",
     "casting",
+    "changes",
     "enable_grad",
     "is_grad_enabled",
     "no_grad",
+    "note_change",
     "recording",
     "watch",
     "watching",
@@ -32,6 +35,11 @@ Caster = Callable[[Callable[..., Any], tuple[Any, ...]], tuple[Any, ...]]
 
 recording: ContextVar[bool] = ContextVar("dualcnn_recording", default=True)
 watching: ContextVar[Watcher | None] = ContextVar("dualcnn_watcher", default=None)
+
+capturing: ContextVar[bool] = ContextVar("dualcnn_capturing", default=False)
+"""Whether `capture` notes what runs now."""
+
+_changes = [0]
 
 casting: ContextVar[Caster | None] = ContextVar("dualcnn_casting", default=None)
 """What `amp.autocast` does to the inputs of an operation."""
@@ -65,6 +73,16 @@ def watch(watcher: Watcher) -> Iterator[None]:
         yield
     finally:
         watching.reset(token)
+
+
+def note_change() -> None:
+    """Say that what decides about calls changed: a mode, a hook, the array of a parameter."""
+    _changes[0] += 1
+
+
+def changes() -> int:
+    """How often that was said; what was kept for another number may be out of date."""
+    return _changes[0]
 
 
 def is_grad_enabled() -> bool:

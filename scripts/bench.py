@@ -46,6 +46,9 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
         default=str(dualcnn.backend.pool.size),
         help="1, or 1,2 for one after the other",
     )
+    parser.add_argument(
+        "--captured", action="store_true", help="dualcnn.capture too, beside dualcnn as it stands"
+    )
     parser.add_argument("--inference", action="store_true", help="forward alone")
     parser.add_argument("--repeats", type=int, default=9, help="quiet samples of each side")
     parser.add_argument("--patience", type=float, default=120, help="seconds a net at most")
@@ -84,6 +87,8 @@ def understand(options: argparse.Namespace) -> None:
         if set(options.against) - {"torch"}:
             raise ValueError(f"--{options.mode} compares with torch alone")
         options.against = ["torch"]
+    if options.captured and options.mode not in ("nets", "check"):
+        raise ValueError("--captured measures steps of nets, or checks them with --check")
     if "onnxruntime" in options.against and not options.inference:
         raise ValueError("onnxruntime only infers: add --inference, or leave it out")
     if options.plot and (options.mode not in ("nets", "memory") or not options.against):

@@ -76,8 +76,10 @@ NET_WIDTH = {"net": 33}
 
 def nets(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """The step of each net."""
-    names = bench_sides.names(options.against)
+    names = bench_sides.names(options.against, options.captured)
     over = [f"/{library}" for library in options.against]
+    if options.captured:
+        over += [f"captured/{library}" for library in options.against]
     table = Table(["net", "batch", *names, *over, "load", "quiet"], NET_WIDTH)
     for name, task in chosen(options):
         steps = bench_sides.build(task, names)
@@ -88,9 +90,13 @@ def nets(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
         row["ratios"] = ratios(row["ms"], options.against)
         if "torch" in row["ratios"]:
             row["ratio"] = row["ratios"]["torch"]
+        captured = {}
+        if options.captured:
+            captured = ratios(row["ms"], options.against, bench_sides.CAPTURED)
+            row["captured ratios"] = captured
         table.row([
             f"{name} {task.net.what}", row["batch"], *row["ms"].values(),
-            *row["ratios"].values(), load, min(row["quiet_samples"].values()),
+            *row["ratios"].values(), *captured.values(), load, min(row["quiet_samples"].values()),
         ])  # fmt: skip
         for side, cores in row["cores"].items():
             if cores > options.threads + 0.25:
@@ -108,7 +114,7 @@ def agree(results: Mapping[str, float], tolerance: float) -> None:
 
 def check(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Losses of the first steps, or in inference the first logit."""
-    names = bench_sides.names(options.against)
+    names = bench_sides.names(options.against, options.captured)
     table = Table(["net", "step", *names], NET_WIDTH)
     for name, task in chosen(options):
         steps = bench_sides.build(task, names)

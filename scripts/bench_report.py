@@ -37,7 +37,9 @@ def best(figures: Mapping[str, float], library: str) -> float | None:
     return min((figures[s] for s in names([library])[1:] if s in figures), default=None)
 
 
-def ratios(figures: Mapping[str, float], libraries: Sequence[str]) -> dict[str, float]:
-    """The figure of dualcnn over that of each library: below 1 dualcnn is ahead."""
+def ratios(
+    figures: Mapping[str, float], libraries: Sequence[str], side: str = "dualcnn"
+) -> dict[str, float]:
+    """The figure of a side of dualcnn's over that of each library: below 1 dualcnn is ahead."""
     others = {name: best(figures, name) for name in libraries}
-    return {name: round(figures["dualcnn"] / other, 3) for name, other in others.items() if other}
+    return {name: round(figures[side] / other, 3) for name, other in others.items() if other}

@@ -22,6 +22,9 @@ LIBRARIES = {
 }
 """What `--against` may name, and the packages that each needs."""
 
+CAPTURED = "dualcnn captured"
+"""dualcnn with its forward and backward passes captured, `dualcnn.capture`."""
+
 CHANNELS_LAST = "torch channels-last"
 """PyTorch has two sides, one a memory layout; the better one counts."""
 
@@ -52,10 +55,11 @@ def missing(libraries: Sequence[str]) -> str | None:
     return None
 
 
-def names(libraries: Sequence[str]) -> list[str]:
-    """The sides: dualcnn, and one or more of each library."""
+def names(libraries: Sequence[str], captured: bool = False) -> list[str]:
+    """The sides: dualcnn, perhaps captured too, and one or more of each library."""
     two = {"torch": ["torch", CHANNELS_LAST]}
-    return ["dualcnn", *(side for name in libraries for side in two.get(name, [name]))]
+    others = [side for name in libraries for side in two.get(name, [name])]
+    return ["dualcnn", *([CAPTURED] if captured else []), *others]
 
 
 def build(task: Task, sides: Sequence[str]) -> dict[str, Step]:
@@ -67,6 +71,8 @@ def build(task: Task, sides: Sequence[str]) -> dict[str, Step]:
     for side in sides:
         if side == "dualcnn":
             steps[side] = dualcnn_step(task, model)
+        elif side == CAPTURED:
+            steps[side] = dualcnn_step(task, dualcnn_model(task.net), captured=True)
         elif side in ("torch", CHANNELS_LAST):
             steps[side] = torch_step(task, state, channels_last=side == CHANNELS_LAST)
         else:
@@ -83,21 +89,28 @@ def state_of(model: nn.Module) -> dict[str, Any]:
     return {k: np.array(dualcnn.to_numpy(v)) for k, v in model.state_dict().items()}
 
 
-def dualcnn_step(task: Task, model: nn.Module) -> Step:
+def dualcnn_step(task: Task, model: nn.Module, captured: bool = False) -> Step:
     model.train(task.train)
     optimizer = task.net.optimizer.build(optim, model.parameters())
-    x, loss_of = dualcnn.asarray(task.images), nn.CrossEntropyLoss()
+    x, criterion = dualcnn.asarray(task.images), nn.CrossEntropyLoss()
+    logits_of: Callable[..., Any] = model
+
+    def loss_of(x: Any, labels: Any) -> Any:
+        return criterion(model(x), labels)
+
+    if captured:
+        loss_of, logits_of = dualcnn.capture(loss_of), dualcnn.capture(model)
 
     def step() -> float:
         optimizer.zero_grad()
-        loss = loss_of(model(x), task.labels)
+        loss = loss_of(x, task.labels)
         loss.backward()
         optimizer.step()
         return float(loss)
 
     def infer() -> float:
         with dualcnn.no_grad():
-            return float(model(x).data[0, 0])
+            return float(logits_of(x).data[0, 0])
 
     return step if task.train else infer
 

@@ -200,7 +200,10 @@ def _compared(
     be: Backend, name: str, batch: int, precision: str, patience: float
 ) -> dict[str, float]:
     with gpu_sides.using(be, precision):
-        sides = {"dualcnn": gpu_sides.dualcnn_side(NETS[name], batch, be, precision)}
+        sides = {
+            "dualcnn": gpu_sides.dualcnn_side(NETS[name], batch, be, precision),
+            "captured": gpu_sides.dualcnn_side(NETS[name], batch, be, precision, captured=True),
+        }
         if not gpu_sides.torch_problem():
             sides |= gpu_sides.torch_sides(NETS[name], batch, precision)
         return medians(sides, Clock(be), patience=patience)

@@ -13,6 +13,7 @@ GOALS = {"a0": 1.0, "a1": 1.0, "b": 1.3, "c": 1.5}
 """First marks for step time over PyTorch's better layout, at the nets' own batch in float32."""
 
 MIB = 1 << 20
+SIDES = "dualcnn", "captured", "torch", "torch channels-last"
 
 
 def default_path(folder: Path, found: dict[str, Any]) -> Path:
@@ -93,16 +94,7 @@ def _cost(found: dict[str, Any]) -> None:
 def _bench(found: dict[str, Any]) -> None:
     if not found.get("rows"):
         return
-    heads = (
-        "net",
-        "batch",
-        "precision",
-        "dualcnn",
-        "torch",
-        "torch channels-last",
-        "ratio",
-        "goal",
-    )
+    heads = "net", "batch", "precision", *SIDES, "ratio", "goal"
     table = Table(heads, {"net": 3, "precision": 9})
     own: set[tuple[str, str]] = set()
     for row in found["rows"]:
@@ -115,12 +107,9 @@ def _bench(found: dict[str, Any]) -> None:
         first = key not in own and row["precision"] == "float32"
         own.add(key)
         ms = row["ms"]
-        table.row(
-            [
-                row["net"], row["batch"], row["precision"], ms["dualcnn"], ms.get("torch"),
-                ms.get("torch channels-last"), ratio(ms), GOALS.get(row["net"]) if first else None,
-            ]
-        )  # fmt: skip
+        times = [ms.get(side) for side in SIDES]
+        goal = GOALS.get(row["net"]) if first else None
+        table.row([row["net"], row["batch"], row["precision"], *times, ratio(ms), goal])
 
 
 def _probe(found: dict[str, Any]) -> None:

@@ -26,21 +26,29 @@ def using(be: Backend, precision: str) -> Iterator[None]:
         yield
 
 
-def dualcnn_side(net: Net, batch: int, be: Backend, precision: str = "float32") -> Step:
+def dualcnn_side(
+    net: Net, batch: int, be: Backend, precision: str = "float32", captured: bool = False
+) -> Step:
     """A training step that waits for nothing; it returns the loss."""
     with dualcnn.use("cpu"):
         model = dualcnn_model(net)
     model.to(be)
     optimizer = net.optimizer.build(optim, model.parameters())
     images, labels = net.data(batch)
-    x, y, loss_of = be.asarray(images), be.asarray(labels), nn.CrossEntropyLoss()
+    x, y, criterion = be.asarray(images), be.asarray(labels), nn.CrossEntropyLoss()
     mixed = precision == "mixed"
+
+    def loss_of(x: Any, y: Any) -> Any:
+        with dualcnn.autocast(enabled=mixed):
+            return criterion(model(x), y)
+
+    if captured:
+        loss_of = dualcnn.capture(loss_of)
     scaler = optim.GradScaler(enabled=mixed)
 
     def step() -> Any:
         optimizer.zero_grad()
-        with dualcnn.autocast(enabled=mixed):
-            loss = loss_of(model(x), y)
+        loss = loss_of(x, y)
         scaler.scale(loss).backward()
         scaler.step(optimizer)
         scaler.update()

@@ -37,7 +37,10 @@ class Backend:
     """
 
     host = True
-    """Whether reading a value costs nothing: only then are labels checked on every call."""
+    """Whether the arrays lie in the memory of the process."""
+
+    reads = True
+    """Whether a value may be read to decide by it: only then are labels checked on every call."""
 
     tf32 = False
     """Whether products of float32 may run in TF32; only a CUDA device has it."""
@@ -214,6 +217,11 @@ class Backend:
     def assign(self, out: Array, x: Any) -> Array:
         """Write `x`, broadcast, into `out` and return `out`."""
         out[...] = x
+        return out
+
+    def add_to(self, out: Array, x: Array) -> Array:
+        """Add `x`, broadcast, to what is in `out` and return `out`."""
+        out += x
         return out
 
     def is_contiguous(self, x: Array) -> bool:
@@ -409,6 +417,10 @@ class Backend:
         if fused is None:
             fused = self._fused[fn] = self._fuse(fn)
         return fused
+
+    def plainly(self, fn: Callable[..., Any], *args: Any) -> Any:
+        """`fn(namespace, *args)` as it stands: a few numbers, which no kernel makes faster."""
+        return fn(self.xp, *args)
 
     def _fuse(self, fn: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any, out: Any = None) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -73,21 +74,13 @@ class Fused:
                     break
             else:
                 return _delivered(self.fn(_plain, *args), None, args)
-        key: list[Any] = []
-        for a in args:
-            if type(a) is np.ndarray:
-                key += (a.shape, a.dtype)
-            elif isinstance(a, np.ndarray):
-                # Such as that of a memory-mapped file: its results are no such arrays.
-                return self(*map(_bare, args), out=out)
-            else:
-                key.append(type(a))
         outs = () if out is None else out if type(out) is tuple else (out,)
-        for o in outs:
-            key += (o.shape, o.dtype, o.flags.c_contiguous)
-        found = self._known.get(tuple(key))
+        key = _key(args, outs)
+        if key is None:
+            return self(*map(_bare, args), out=out)
+        found = self._known.get(key)
         if found is None:
-            found = self._found(tuple(key), args, outs)
+            found = self._found(key, args, outs)
         if found.direct is not None:
             for i, k in found.late:
                 if np.may_share_memory(args[i], outs[k]):
@@ -96,6 +89,22 @@ class Fused:
                 result = found.direct(args, outs, None)
                 return result if out is None else out
         return self._at_length(found, args, out)
+
+    def bound(self, *args: Any, out: Any) -> Callable[[], Any]:
+        """The call with these very arrays, after the look at them that a call starts with."""
+        outs = out if type(out) is tuple else (out,)
+        shape = outs[0].shape
+        if shape and all(not isinstance(a, np.ndarray) or a.shape != shape for a in args):
+            # Calls are listed for arguments of which one has the shape of the results.
+            first = next(i for i, a in enumerate(args) if isinstance(a, np.ndarray))
+            args = (*args[:first], np.broadcast_to(args[first], shape), *args[first + 1 :])
+        key = _key(args, outs)
+        if key is not None:
+            found = self._known.get(key) or self._found(key, args, outs)
+            late = (np.may_share_memory(args[i], outs[k]) for i, k in found.late)
+            if found.direct is not None and not any(late):
+                return partial(found.direct, args, outs, None)
+        return partial(self, *args, out=out)
 
     def _at_length(self, found: _Found, args: tuple[Any, ...], out: Any) -> Any:
         """Evaluated into scratch, perhaps part by part, after a look at what overlaps what."""
@@ -189,6 +198,24 @@ class Fused:
             program.run(given, into, aliases, self.backend.scratch)
 
         self.backend.pool.run(body, len(parts))
+
+
+def _key(args: tuple[Any, ...], outs: tuple[Any, ...]) -> tuple[Any, ...] | None:
+    """Kinds and shapes of arguments and outputs; None where an argument is a subclass's.
+
+    Such as that of a memory-mapped file: results are no such arrays.
+    """
+    key: list[Any] = []
+    for a in args:
+        if type(a) is np.ndarray:
+            key += (a.shape, a.dtype)
+        elif isinstance(a, np.ndarray):
+            return None
+        else:
+            key.append(type(a))
+    for o in outs:
+        key += (o.shape, o.dtype, o.flags.c_contiguous)
+    return tuple(key)
 
 
 def _bare(a: Any) -> Any:

@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
-from . import half, workers
+from . import binding, half, workers
 from .arena import SMALLEST, Arena
 from .base import Array
 from .caches import private_cache
 from .fused import Fused
-from .products import multiply
+from .products import SERIAL_PRODUCT, for_blas, is_for_ones, multiply
 from .strided import StridedBackend
 from .workers import WorkerPool, even, pool, staggered
 
@@ -43,9 +43,6 @@ interpreter lock. The two convolutions of a LeNet step took 9.3 ms in 8 parts ea
 
 MOST_LANES = 8
 """Partial sums of one reduction, and parts of one product."""
-
-SERIAL_PRODUCT = 1 << 18
-"""OpenBLAS gives products of fewer multiplications to one thread anyway."""
 
 SHARED_PRODUCT = 1 << 25
 """Products of fewer multiplications take under a millisecond: a hand-off would not pay. With 2**24
@@ -196,6 +193,22 @@ class NumpyBackend(StridedBackend):
             return np.ndarray(shape, x.dtype, x, 0, strides)
         return as_strided(x, shape, strides, writeable=False)
 
+    # What `capture` asks.
+
+    def address(self, x: Array) -> int:
+        return int(x.ctypes.data)
+
+    def shares(self, n: int, bytes_each: int) -> bool:
+        return len(self._shared_parts(n, bytes_each)) > 1
+
+    def bound(self, primitive: Callable[..., Any], *args: Any, **options: Any) -> Callable[[], Any]:
+        return binding.bound(self, primitive, args, options)
+
+    def bound_into(
+        self, out: Array, primitive: Callable[..., Array], *args: Any, **options: Any
+    ) -> Callable[[], Any]:
+        return binding.bound_into(self, out, primitive, args, options)
+
     # Parts of a batch.
 
     def parts(self, n: int, bytes_each: int) -> Sequence[slice]:
@@ -251,8 +264,8 @@ class NumpyBackend(StridedBackend):
         else:
             self.pool.run(lane, len(runs))
         for other in sums[1:]:
-            for total, partial in zip(sums[0], other, strict=True):
-                np.add(total, partial, out=total)
+            for total, share in zip(sums[0], other, strict=True):
+                np.add(total, share, out=total)
         return sums[0] if kept == dtype else [self.cast(total, dtype) for total in sums[0]]
 
     # Arithmetic.
@@ -263,7 +276,7 @@ class NumpyBackend(StridedBackend):
         # Two bytes: float16 if it is floating. To ask for the size takes half the time.
         if a.itemsize == 2 or b.itemsize == 2:
             return self._half_product(a, b, out, accumulate)
-        a, b = _for_blas(a), _for_blas(b)
+        a, b = for_blas(a), for_blas(b)
         alike = not accumulate and a.shape[:-2] == b.shape[:-2]
         if alike and b.ndim > 1 and a.size * b.shape[-1] < SERIAL_PRODUCT:
             return np.matmul(a, b, out)
@@ -334,7 +347,7 @@ class NumpyBackend(StridedBackend):
             if out is None:
                 return total.astype(operands[0].dtype)
             return self.assign(out, total + out if accumulate else total)
-        if subscripts == "mc->c" and _is_for_ones(operands[0]):
+        if subscripts == "mc->c" and is_for_ones(operands[0]):
             return self._sum_of_rows(operands[0], out, accumulate)
         if out is None:
             return np.asarray(np.einsum(subscripts, *operands))
@@ -350,40 +363,26 @@ class NumpyBackend(StridedBackend):
 
     def _sum_of_rows(self, x: Array, out: Array | None, accumulate: bool) -> Array:
         """By a product with ones: 2**17 float32 take 7 us, by `einsum` 15, by `add.reduce` 12."""
-        ones = self._ones.get(x.dtype.char)
-        if ones is None or ones.size < x.shape[0]:
-            ones = self._ones[x.dtype.char] = np.ones(2 * x.shape[0], x.dtype)
+        ones = self.ones_for(x)
         target = out if out is not None and not accumulate else None
         if self.pool.inside or x.size < SERIAL_PRODUCT:
-            total = np.matmul(ones[: x.shape[0]], x, out=target)
+            total = np.matmul(ones, x, out=target)
         else:
             with self.pool.one_blas_thread():
-                total = np.matmul(ones[: x.shape[0]], x, out=target)
+                total = np.matmul(ones, x, out=target)
         if out is None or not accumulate:
             return total
         return np.add(out, total, out=out)
 
+    def ones_for(self, x: Array) -> Array:
+        """A one for each row."""
+        ones = self._ones.get(x.dtype.char)
+        if ones is None or ones.size < x.shape[0]:
+            ones = self._ones[x.dtype.char] = np.ones(2 * x.shape[0], x.dtype)
+        return ones[: x.shape[0]]
+
     def _fuse(self, fn: Callable[..., Any]) -> Callable[..., Any]:
         return Fused(fn, self)
-
-
-def _is_for_ones(x: Array) -> bool:
-    """Whether BLAS can add up the rows of `x`, and needs no time to be asked."""
-    return bool(x.flags.c_contiguous and x.dtype.char in "fd" and x.shape[0] and x.shape[1])
-
-
-def _for_blas(x: Array) -> Array:
-    """`x`, copied only if BLAS can't read it: NumPy's own loop is about 50 times slower."""
-    flags = x.flags
-    if flags.c_contiguous or (flags.f_contiguous and x.ndim == 2):
-        return x
-    size = x.itemsize
-    rows, columns = x.strides[-2:] if x.ndim > 1 else (x.strides[-1], size)
-    if (columns == size and rows >= size * x.shape[-1]) or (
-        x.ndim > 1 and rows == size and columns >= size * x.shape[-2]
-    ):
-        return x
-    return np.ascontiguousarray(x)
 
 
 def _identity(xp: Any, x: Array) -> Array:

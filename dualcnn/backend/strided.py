@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
-from functools import lru_cache
+from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -42,6 +42,28 @@ def _window_view(
 
 class StridedBackend(Backend):
     """A backend of arrays with strides and NumPy's dtypes."""
+
+    # What `capture` asks.
+
+    def address(self, x: Array) -> int:
+        """Where the first element lies in memory."""
+        return int(x.data.ptr)
+
+    def shares(self, n: int, bytes_each: int) -> bool:
+        """Whether `blocks` and `reduce_blocks` give such parts to other threads."""
+        return False
+
+    def bound(self, primitive: Callable[..., Any], *args: Any, **options: Any) -> Callable[[], Any]:
+        """A call of `primitive` with these very arrays, to be made many times."""
+        return partial(primitive, *args, **options)
+
+    def bound_into(
+        self, out: Array, primitive: Callable[..., Array], *args: Any, **options: Any
+    ) -> Callable[[], Any]:
+        """The same of one that makes an array, which is to be written to `out`."""
+        return lambda: self.assign(out, primitive(*args, **options))
+
+    # Types.
 
     def dtype(self, name: str) -> Any:
         return np.dtype(name)

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, Self
 from .. import backend
 from ..autograd import Tensor
 from ..backend import Array, Backend
+from ..recording import note_change
 from .parameter import Parameter, UninitializedParameter
 from .summary import Summary, summarize
 
@@ -35,9 +36,11 @@ class HookHandle:
         self._hooks = hooks
         self._key = max(hooks, default=0) + 1
         hooks[self._key] = hook
+        note_change()
 
     def remove(self) -> None:
         self._hooks.pop(self._key, None)
+        note_change()
 
 
 class Module:
@@ -293,6 +296,7 @@ class Module:
         """Put this module and all below into training mode: dropout drops, statistics are taken."""
         for module in self.modules():
             module.training = mode
+        note_change()
         return self
 
     def eval(self) -> Self:

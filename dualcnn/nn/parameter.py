@@ -8,6 +8,7 @@ from .. import backend
 from ..autograd import Tensor
 from ..backend import Array, Backend
 from ..ops.geometry import channels_first, channels_last
+from ..recording import note_change
 
 __all__ = ["Parameter", "UninitializedParameter", "first_input", "materialize"]
 
@@ -38,6 +39,7 @@ class Parameter(Tensor):
         if target is be and wanted == self.dtype:
             return
         self._data = _laid_out(_converted(self._data, target, dtype))
+        note_change()
         if self.grad is not None:
             self.grad = _laid_out(_converted(self.grad, target, dtype))
         self.data_slot = self.grad_slot = None

@@ -156,7 +156,7 @@ class _Outputs:
             kernel = be.zeros(tuple(self.kernel.shape), kernel.dtype)
             for phase, total in zip(self.phases, sums, strict=True):
                 narrow = _narrow(be, total, self.channels)
-                kernel[:, phase.taps, :] = be.permute(narrow, (1, 0, 2))
+                be.assign(kernel[:, phase.taps, :], be.permute(narrow, (1, 0, 2)))
         return be.contiguous(be.permute(kernel, (2, 0, 1))[..., None])
 
     def _side_by_side(self, maps: Array) -> Array:

@@ -37,7 +37,7 @@ def linear(
     x2 = x if flat else be.reshape(x, (math.prod(lead), x.shape[-1]))
     y2 = be.matmul(x2, weight.T)
     if bias is not None:
-        y2 += bias
+        be.add_to(y2, bias)
 
     def vjp(gy: Array) -> tuple[Array | None, ...]:
         g2 = gy if flat else be.reshape(gy, (x2.shape[0], weight.shape[0]))

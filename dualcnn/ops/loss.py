@@ -111,7 +111,9 @@ def mse_loss(
     squares = be.fuse(_squared_difference)(x, target)
     count = math.prod(x.shape)
     share = 1.0 / count if reduction == "mean" and count else 1.0
-    loss = squares if reduction == "none" else be.scalar(be.sum(squares) * share)
+    loss = squares
+    if reduction != "none":
+        loss = be.scalar(be.plainly(_times, be.sum(squares), share))
     loss = be.cast(loss, dtype)
 
     def vjp(gy: Array) -> tuple[Array | None, ...]:
@@ -137,7 +139,7 @@ def one_hot(labels: Any, num_classes: int = -1, *, dtype: Any = None) -> Array:
 
 def _hits(be: Backend, labels: Array, classes: int) -> Array:
     column = be.xp.reshape(labels, (*labels.shape, 1))
-    return column == be.xp.arange(classes, dtype=labels.dtype)
+    return be.plainly(_is_class, column, classes, -1)
 
 
 def _check_reduction(reduction: str) -> None:
@@ -147,7 +149,7 @@ def _check_reduction(reduction: str) -> None:
 
 def _check_labels(be: Backend, labels: Array, classes: int, ignore_index: int | None) -> None:
     """Raise for labels out of range, where looking costs no synchronisation."""
-    if not be.host or math.prod(labels.shape) == 0:
+    if not be.reads or math.prod(labels.shape) == 0:
         return
     xp = be.xp
     if int(xp.min(labels)) >= 0 and int(xp.max(labels)) < classes:
@@ -261,16 +263,13 @@ def _masses(
     smoothing: float,
 ) -> tuple[Array, Any]:
     """The mass on each class `(M, C)`, and the sum of the labels' own weights."""
-    xp, classes = be.xp, rows.shape[1]
-    int64 = be.dtype("int64")
-    column = labels[:, None] if labels.dtype == int64 else xp.astype(labels[:, None], int64)
-    hits = column == xp.arange(classes, dtype=int64)
-    if 0 <= ignore_index < classes:
-        hits = hits & (column != ignore_index)
+    classes = rows.shape[1]
+    column = be.cast(labels[:, None], be.dtype("int64"))
+    hits = be.plainly(_is_class, column, classes, ignore_index)
     factors = None if weight is None else _class_weights(be, rows, weight)
-    own = be.cast(hits, rows.dtype) if factors is None else xp.where(hits, factors, 0.0)
+    own = be.cast(hits, rows.dtype) if factors is None else be.plainly(_chosen, hits, factors)
     total = be.sum(own)
-    if be.host:
+    if be.reads:
         total = float(total)
         # As many hits as labels: each is one of the classes. To look at them costs 6 us.
         if factors is not None or total != labels.shape[0]:
@@ -278,12 +277,33 @@ def _masses(
     mass = own
     if smoothing:
         weight = _class_weights(be, rows, weight)
-        even = xp.where(column != ignore_index, weight * (smoothing / classes), 0.0)
-        mass = own * (1 - smoothing) + even
-    if not be.host:
-        unknown = ((column < 0) | (column >= classes)) & (column != ignore_index)
-        mass = xp.where(unknown, math.nan, mass)
+        mass = be.plainly(_smoothed_labels, own, column, weight, ignore_index, smoothing)
+    if not be.reads:
+        mass = be.plainly(_unless_unknown, mass, column, ignore_index)
     return mass, total
+
+
+def _is_class(ns: Any, column: Array, classes: int, ignored: int) -> Array:
+    """Which label is which class: `(M, C)` from labels `(M, 1)`."""
+    hits = column == ns.arange(classes, dtype=column.dtype)
+    return hits & (column != ignored) if 0 <= ignored < classes else hits
+
+
+def _chosen(ns: Any, hits: Array, factors: Array) -> Array:
+    return ns.where(hits, factors, 0.0)
+
+
+def _smoothed_labels(
+    ns: Any, own: Array, column: Array, weight: Array, ignored: int, smoothing: float
+) -> Array:
+    even = ns.where(column != ignored, weight * (smoothing / own.shape[1]), 0.0)
+    return own * (1 - smoothing) + even
+
+
+def _unless_unknown(ns: Any, mass: Array, column: Array, ignored: int) -> Array:
+    """NaN for labels that are no class: where no value is read, nothing else can tell."""
+    unknown = ((column < 0) | (column >= mass.shape[1])) & (column != ignored)
+    return ns.where(unknown, math.nan, mass)
 
 
 def _reduced(
@@ -302,16 +322,16 @@ def _reduced(
         return loss, _as_it_is
     # Nothing counted: 0 / 0 is NaN and its gradient 0 by PyTorch's convention.
     return (
-        be.scalar(loss / _or(be, total, math.nan)),
-        lambda gy: be.scalar(gy / _or(be, total, 1.0)),
+        be.scalar(be.plainly(_share, loss, total, math.nan)),
+        lambda gy: be.scalar(be.plainly(_share, gy, total, 1.0)),
     )
 
 
-def _or(be: Backend, total: Any, other: float) -> Any:
-    """The total, a number or an array, or where it is 0 the other."""
+def _share(ns: Any, x: Array, total: Any, other: float) -> Array:
+    """`x` over the total, a number or an array, or where that is 0 over the other."""
     if isinstance(total, float):
-        return total or other
-    return be.xp.where(total == 0, other, total)
+        return x / (total or other)
+    return x / ns.where(total == 0, other, total)
 
 
 def _neg_product(xp: Any, mass: Array, logp: Array) -> Array:
@@ -328,6 +348,10 @@ def _smoothed(xp: Any, p: Array, weight: Array, keep: float, even: float) -> Arr
 
 def _target_grad(xp: Any, g: Array, logp: Array, weight: Array, less: float) -> Array:
     return logp * weight * g * less
+
+
+def _times(ns: Any, x: Array, factor: float) -> Array:
+    return x * factor
 
 
 def _neg(xp: Any, x: Array) -> Array:

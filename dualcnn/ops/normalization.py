@@ -96,7 +96,7 @@ def folded(
     _, scale, shift = be.fuse(_coefficients)(*args)
     by_output = be.reshape(scale, (-1, *(1,) * (weight.ndim - 1)))
     if bias is not None:
-        shift = shift + bias * scale
+        shift = be.fuse(_affine)(bias, scale, shift)
     return be.fuse(_scaled)(weight, by_output), shift
 
 
@@ -161,6 +161,8 @@ class _Normalization:
             self.var: Array = be.widened(running_var)
         self._found: dict[int, tuple[int, Array, Array]] = {}
         """Of each part its count, mean and sum of squared differences."""
+        self._places: Array = be.empty((self.images, 2, channels), self.dtype) if training else None
+        """Where those of several parts lie: at the part's first image."""
 
     def maps(self, x: Array) -> Array:
         """An array of the input's shape as channels-last maps."""
@@ -190,12 +192,16 @@ class _Normalization:
         count = math.prod(maps.shape[:-1])
         flat = rows.flat(maps)
         total = rows.narrow(self._sums("mc->c", flat))
-        mean = total / count
+        mean = be.plainly(_quotient, total, count)
         within = None
-        if be.host:
-            within = rows.narrow(self._sums("mc,mc->c", flat, flat)) - total * mean
-        if within is None or not self._is_near(mean, within / count):
+        if be.reads:
+            squares = rows.narrow(self._sums("mc,mc->c", flat, flat))
+            within = be.plainly(_less_product, squares, total, mean)
+        if within is None or not self._is_near(mean, be.plainly(_quotient, within, count)):
             within = rows.narrow(be.sum_centred(flat, rows.wide(mean)))
+        if count < self.count:
+            place = self._places[images.start, ...]
+            mean, within = be.assign(place[0, :], mean), be.assign(place[1, :], within)
         self._found[images.start] = count, mean, within
 
     def settle(self) -> tuple[Array, Array] | None:
@@ -209,7 +215,9 @@ class _Normalization:
         # One expression each: on a GPU whatever is done to a few numbers costs a launch.
         if self.training:
             found = [self._found[start] for start in sorted(self._found)]
-            self.mean, within = _joined(found, self.count)
+            self.mean, within = found[0][1:]
+            if len(found) > 1:
+                self.mean, within = be.plainly(_joined, found, self.count)
             counts = self.count, self.count / (self.count - 1)
             args = self.mean, within, *affine, *counts
             self.var, unbiased, *coefficients = be.fuse(_settled)(*args)
@@ -242,7 +250,7 @@ class _Normalization:
         """
         be, rows = self.be, self.rows
         centre = None
-        if not (be.host and self._is_near(self.mean, self.var + self.eps)):
+        if not (be.reads and self._is_near(self.mean, be.plainly(_sum, self.var, self.eps))):
             centre = rows.wide(self.mean)
 
         def body(images: slice, sums: list[Array], accumulate: bool) -> None:
@@ -255,21 +263,21 @@ class _Normalization:
                 be.contract("mc,mc->c", x, g, out=sums[1], accumulate=accumulate)
             else:
                 total = be.sum_centred(x, centre, g)
-                be.assign(sums[1], sums[1] + total if accumulate else total)
+                (be.add_to if accumulate else be.assign)(sums[1], total)
 
         wide = (rows.side * rows.channels,)
         each = self.image_bytes(maps)
         found = be.reduce_blocks(self.images, each, [wide, wide], self.dtype, body)
         total, centred = (rows.narrow(s) for s in found)
         if centre is None:
-            centred = centred - self.mean * total
+            centred = be.plainly(_less_product, centred, self.mean, total)
         coefficients = [self.scale]
         if self.training:
             args = total, centred, self.mean, self.scale, self.inverse, self.count
             slope, level, gw = be.fuse(_slopes)(*args)
             coefficients += [slope, level]
         else:
-            gw = centred * self.inverse
+            gw = be.fuse(_scaled)(centred, self.inverse)
         self._coefficients = [rows.wide(c) for c in coefficients]
         return (
             None if self.weight is None else be.cast(gw, self.weight.dtype),
@@ -299,14 +307,28 @@ class _Normalization:
 
     def _is_near(self, mean: Array, var: Array) -> bool:
         """Whether sums of squares and products lose no digits without taking off the mean."""
-        return bool(self.be.xp.all(mean * mean <= NEAR * var))
+        return bool(self.be.plainly(_all_near, mean, var))
 
 
-def _joined(found: list[tuple[int, Array, Array]], count: int) -> tuple[Array, Array]:
+def _all_near(ns: Any, mean: Array, var: Array) -> Array:
+    return ns.all(mean * mean <= NEAR * var)
+
+
+def _quotient(ns: Any, total: Array, count: int) -> Array:
+    return total / count
+
+
+def _sum(ns: Any, a: Array, b: float) -> Array:
+    return a + b
+
+
+def _less_product(ns: Any, total: Array, a: Array, b: Array) -> Array:
+    return total - a * b
+
+
+def _joined(ns: Any, found: list[tuple[int, Array, Array]], count: int) -> tuple[Array, Array]:
     """The mean of parts and the sum of squared differences from it, from those of each part."""
-    (_, first, within), *others = found
-    if not others:
-        return first, within
+    first = found[0][1]
     # From one part's mean on: sums of large numbers would lose digits of their difference.
     mean = first + _total([(m - first) * (n / count) for n, m, _ in found])
     between = [(m - mean) ** 2 * n for n, m, _ in found]

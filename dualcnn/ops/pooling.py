@@ -181,7 +181,11 @@ def _shares(be: Backend, window: Window, padding: Any, include_pad: bool, dtype:
             dtype,
         )
         counts.append(be.xp.reshape(along, (1,) * (1 + axis) + (out,) + (1,) * (n - axis)))
-    return 1.0 / math.prod(counts[1:], start=counts[0])
+    return be.plainly(_inverse_product, *counts)
+
+
+def _inverse_product(ns: Any, first: Array, *others: Array) -> Array:
+    return 1.0 / math.prod(others, start=first)
 
 
 def _padded(be: Backend, x: Array, window: Window, value: float) -> Array:
@@ -209,18 +213,26 @@ def _places(be: Backend, padded: Array, y: Array, window: Window) -> Array:
     n = len(window.size)
     taps = backend.tap_slices(window.kernel, window.stride, window.dilation, window.out)
     for tap, index in reversed(taps):
-        place, inside = None, None
-        for axis, (size, (before, _)) in enumerate(zip(window.size, window.padding, strict=True)):
+        pixels = []
+        for axis, (before, _) in enumerate(window.padding):
             step, start = window.stride[axis], tap[axis] * window.dilation[axis] - before
             along = be.constant(
                 tuple(start + step * i for i in range(window.out[axis])), be.dtype("int64")
             )
-            along = be.xp.reshape(along, (1,) * (1 + axis) + (-1,) + (1,) * (n - axis))
-            here = (along >= 0) & (along < size)
-            place = along if place is None else place * size + along
-            inside = here if inside is None else inside & here
+            pixels.append(be.xp.reshape(along, (1,) * (1 + axis) + (-1,) + (1,) * (n - axis)))
+        place, inside = be.plainly(_in_image, window.size, *pixels)
         found = be.fuse(_place)(padded[index], y, found, place, inside)
     return found
+
+
+def _in_image(ns: Any, size: tuple[int, ...], *pixels: Array) -> tuple[Array, Array]:
+    """Where pixels lie in their image, in row order, and whether they do; an array an axis."""
+    place = pixels[0]
+    inside = (place >= 0) & (place < size[0])
+    for along, length in zip(pixels[1:], size[1:], strict=True):
+        place = place * length + along
+        inside = inside & (along >= 0) & (along < length)
+    return place, inside
 
 
 def _place(xp: Any, tap: Array, y: Array, found: Array, place: Array, inside: Array) -> Array:

@@ -122,7 +122,7 @@ def getitem(x: Array, *, index: Any, needs: tuple[bool, ...] = (True,)) -> tuple
     def vjp(gy: Array) -> tuple[Array | None, ...]:
         gx = be.zeros(tuple(x.shape), x.dtype)
         picked = tuple(p for p in parts if p is not None)
-        gx[picked] = be.reshape(gy, tuple(gx[picked].shape))
+        be.assign(gx[picked], be.reshape(gy, tuple(gx[picked].shape)))
         return (gx,)
 
     return be.scalar(x[parts]), vjp
@@ -198,5 +198,10 @@ def mean(
         )
     axes = axes_of(dim, x.ndim)
     count = math.prod(x.shape[a] for a in axes)
-    y = be.cast(be.scalar(_total(be, x, axes, keepdim) / count), x.dtype)
-    return y, lambda gy: (_spread(be, be.scalar(gy / count), x, axes),)
+    total = _total(be, x, axes, keepdim)
+    y = be.cast(be.scalar(be.plainly(_quotient, total, count)), x.dtype)
+    return y, lambda gy: (_spread(be, be.scalar(be.plainly(_quotient, gy, count)), x, axes),)
+
+
+def _quotient(ns: Any, total: Array, count: int) -> Array:
+    return total / count

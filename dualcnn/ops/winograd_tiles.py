@@ -247,17 +247,15 @@ class Tiles:
         taps = be.permute(taps, (1, 2, 3, 4, 0, 5))
         wide = be.workspace("mixed", (t, n, tall, across + 1, m, channels), product.dtype)
         be.assign(wide[..., :across, :, :], taps[..., :m, :])
-        wide[..., across, :, :] = 0
-        place = wide[..., 1:, :2, :]
-        place += taps[..., m:, :]
+        be.assign(wide[..., across, :, :], 0)
+        be.add_to(wide[..., 1:, :2, :], taps[..., m:, :])
         lines = be.workspace("tiles", (n, tall, t, frame.shape[3]), product.dtype)
         by_row = be.reshape(wide, (t, n * tall, frame.shape[3]))
         _mix(be, matrix, by_row, be.permute(be.reshape(lines, (n * tall, t, -1)), (1, 0, 2)))
         if rows.start == 0:
-            frame[:, 0, :2, :] = 0
+            be.assign(frame[:, 0, :2, :], 0)
         be.assign(frame[:, rows.start + 1 : rows.stop + 1, :2, :], lines[:, :, m:, :])
-        place = frame[:, rows.start : rows.stop, :2, :]
-        place += lines[:, :, :2, :]
+        be.add_to(frame[:, rows.start : rows.stop, :2, :], lines[:, :, :2, :])
         if m > 2:
             be.assign(frame[:, rows.start : rows.stop, 2:, :], lines[:, :, 2:m, :])
 

@@ -17,6 +17,7 @@ from weakref import WeakValueDictionary
 from .. import backend
 from ..autograd import Tensor
 from ..backend import Array, Backend
+from ..recording import note_change
 
 __all__ = ["FlatBuffer", "GroupBuffers", "Run", "gradient_arrays"]
 
@@ -60,6 +61,7 @@ class FlatBuffer:
         param, slot = self.params[i], self.slots[i]
         self.backend.assign(slot, param._data)
         param._data = param.data_slot = slot
+        note_change()
         param.grad_slot = self.grad_slots[i]
         if param.grad is not None:
             self._take_gradient(i)

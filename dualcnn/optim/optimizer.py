@@ -10,6 +10,8 @@ from typing import Any, ClassVar
 from .. import backend
 from ..autograd import Tensor
 from ..backend import Array
+from ..backend.capture import CaptureError
+from ..recording import capturing
 from .buffer import FlatBuffer, GroupBuffers, Run
 
 __all__ = ["Optimizer", "gradient", "require"]
@@ -144,6 +146,11 @@ class Optimizer:
 
     def step_where(self, finite: Array | None) -> None:
         """`step`, but where `finite`, a 0-d array of the device, is False all stays as it is."""
+        if capturing.get():
+            raise CaptureError(
+                "an optimizer's step belongs outside of a captured function, which would keep its "
+                "learning rate and its counts as they are now"
+            )
         self._settle()
         for group, home in zip(self.param_groups, self._homes, strict=True):
             for buffer in home.buffers:

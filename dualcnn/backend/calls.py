@@ -1,0 +1,103 @@
+"""Calls of a backend's primitives, noted as `Capture` met them, and made again."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .base import Array
+from .strided import StridedBackend
+
+__all__ = ["Call", "Calls"]
+
+
+class Call(NamedTuple):
+    """A primitive as it was called: what makes it again, and what tells it from another."""
+
+    again: Callable[[], Any]
+    name: str
+    description: tuple[Any, ...]
+
+
+class Calls:
+    """A list of calls, and the arrays that they work on.
+
+    The arrays are kept, so that nothing else gets their memory. With `after` the calls go on from
+    others, and know their arrays.
+    """
+
+    def __init__(self, be: StridedBackend, after: Calls | None = None) -> None:
+        self.backend = be
+        self.noted: list[Call] = []
+        self.scratch: dict[Any, Array] = {} if after is None else after.scratch
+        """The calls' own, by purpose, shape and dtype."""
+        self._kept: list[Array] = []
+        self._spans: list[tuple[int, int]] = [] if after is None else list(after._spans)
+
+    def hold(self, x: Array) -> Array:
+        """Take `x` for an array of the calls, known by the order in which it came."""
+        self._kept.append(x)
+        self._spans.append(self._span(x))
+        return x
+
+    def note(self, name: str, again: Callable[[], Any], *what: Any) -> None:
+        """Add a call; `what` are its arguments and results."""
+        self.noted.append(Call(again, name, tuple(self._described(w) for w in what)))
+
+    def run(self) -> None:
+        """Make the calls again, on what the arrays hold now."""
+        for again, _, _ in self.noted:
+            again()
+
+    def difference(self, other: Calls) -> str:
+        """What is not the same in other calls, in words; "" where nothing is."""
+        for i, (mine, others) in enumerate(zip(self.noted, other.noted, strict=False)):
+            if mine.name != others.name:
+                return f"call {i} was {mine.name}, and then {others.name}"
+            for a, b in zip(mine.description, others.description, strict=False):
+                if a != b:
+                    return f"{mine.name}, call {i}, got {_words(a)}, and then {_words(b)}"
+        if len(self.noted) != len(other.noted):
+            return f"{len(self.noted)} calls were made, and then {len(other.noted)}"
+        return ""
+
+    def is_view(self, x: Array, of: Sequence[Array]) -> bool:
+        """Whether `x` lies in the memory of one of the arrays `of`."""
+        start, end = self._span(x)
+        spans = (self._span(array) for array in of)
+        return start == end or any(first <= start < after for first, after in spans)
+
+    def _span(self, x: Array) -> tuple[int, int]:
+        """The addresses of the first byte and after the last."""
+        start = self.backend.address(x)
+        reach = sum((n - 1) * step for n, step in zip(x.shape, x.strides, strict=True))
+        return start, start + (reach + x.itemsize if math.prod(x.shape) else 0)
+
+    def _described(self, x: Any) -> Any:
+        """What must be the same when the same calls are made: of an array its place, not values."""
+        if self.backend.owns(x):
+            layout = (tuple(x.shape), tuple(x.strides), str(x.dtype))
+            if not math.prod(x.shape):
+                return "array", None, 0, layout
+            start = self.backend.address(x)
+            for number, (first, end) in enumerate(self._spans):
+                if first <= start < end:
+                    return "array", number, start - first, layout
+            return "array from outside", start, 0, layout
+        if isinstance(x, (tuple, list)):
+            return tuple(self._described(value) for value in x)
+        if isinstance(x, (float, np.generic)):
+            # Nothing equals NaN.
+            return repr(x)
+        return getattr(x, "__qualname__", x)
+
+
+def _words(description: Any) -> str:
+    if isinstance(description, tuple) and description[:1] in [("array",), ("array from outside",)]:
+        kind, number, _, (shape, _, dtype) = description
+        which = f" {number}" if kind == "array" else ""
+        return f"{kind}{which} of shape {shape} and {dtype}"
+    return description if isinstance(description, str) else repr(description)

@@ -1,0 +1,330 @@
+"""What a computation calls of a backend, noted so that it can be called again without Python.
+
+Within `with Capture(calls):` each primitive that writes an array is noted in `calls` with its
+arguments. `calls.run()` makes the same calls again: what lies in the arrays then is computed anew,
+into the arrays of the first time. That is what a CUDA graph does on a GPU, here for any backend.
+
+Only arrays are computed anew. What Python worked out (a learning rate, a branch, a random stream)
+stays as it was, and arithmetic that went past the backend is not seen. Both show when the same is
+captured twice: `Calls.difference` finds a constant, or an array from outside, that is another.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from functools import partial
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from .base import Array
+from .calls import Calls
+
+__all__ = ["Capture", "CaptureError"]
+
+MAKING = "sum", "max", "fold", "sum_centred", "random_bits", "cast", "asarray", "scalar"
+"""Primitives that make an array, or return the one that they were given."""
+
+_one_at_a_time = threading.RLock()
+
+
+class CaptureError(RuntimeError):
+    """What can't be computed again by the same calls."""
+
+
+class Capture:
+    """A block in which calls of one backend's primitives on this thread are noted in `calls`.
+
+    No value is read there to decide by it: `Backend.reads` is False.
+    """
+
+    def __init__(self, calls: Calls) -> None:
+        self.calls = calls
+        self.backend = calls.backend
+        self.is_noting = False
+        self._depth = 0
+        self._thread = threading.get_ident()
+
+    def __enter__(self) -> None:
+        _one_at_a_time.acquire()
+        be = self.backend
+        own: dict[str, Callable[..., Any]] = {
+            "empty": self._empty,
+            "full": self._full,
+            "constant": self._unseen(be.constant),
+            "assign": self._assign,
+            "add_to": self._add_to,
+            "contiguous": self._contiguous,
+            "reshape": self._reshape,
+            "workspace": self._workspace,
+            "framed": self._framed,
+            "pad": self._pad,
+            "blocks": self._blocks,
+            "reduce_blocks": self._reduce_blocks,
+            "matmul": self._matmul,
+            "contract": self._contract,
+            "fuse": self._fuse,
+            "plainly": self._plainly,
+            "to_numpy": self._to_numpy,
+            **{name: partial(self._made, name) for name in MAKING},
+        }
+        self._primitives = {name: getattr(be, name) for name in own}
+        self._before = {"xp": be.xp, "reads": be.reads}
+        # Attributes of the instance come before those of its class.
+        for name, method in own.items():
+            setattr(be, name, self.noting(method, self._primitives[name]))
+        be.xp, be.reads = _Namespace(self, be.xp), False
+        self.is_noting = True
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
+        self.is_noting = False
+        for name in self._primitives:
+            delattr(self.backend, name)
+        for name, value in self._before.items():
+            setattr(self.backend, name, value)
+        _one_at_a_time.release()
+
+    def noting(
+        self, method: Callable[..., Any], primitive: Callable[..., Any]
+    ) -> Callable[..., Any]:
+        """`method` for calls from outside on this thread; other threads, and what a primitive
+        calls in its turn, get the primitive.
+        """
+
+        def call(*args: Any, **options: Any) -> Any:
+            if self._depth or threading.get_ident() != self._thread:
+                return primitive(*args, **options)
+            return method(*args, **options)
+
+        return call
+
+    def _unseen(self, primitive: Callable[..., Any]) -> Callable[..., Any]:
+        """`primitive`, of whose own calls none is noted."""
+
+        def call(*args: Any, **options: Any) -> Any:
+            self._depth += 1
+            try:
+                return primitive(*args, **options)
+            finally:
+                self._depth -= 1
+
+        return call
+
+    # Memory.
+
+    def _empty(self, shape: tuple[int, ...], dtype: Any) -> Array:
+        return self.calls.hold(self._primitives["empty"](shape, dtype))
+
+    def _full(self, shape: tuple[int, ...], value: float, dtype: Any) -> Array:
+        return self._assign(self._empty(shape, dtype), value)
+
+    def _workspace(self, key: str, shape: tuple[int, ...], dtype: Any) -> Array:
+        # Of the calls' own: what runs in between must neither find nor leave anything there.
+        name = (key, shape, str(dtype))
+        if name not in self.calls.scratch:
+            self.calls.scratch[name] = self._empty(shape, dtype)
+        return self.calls.scratch[name]
+
+    def _framed(self, key: str, x: Array, widths: Sequence[tuple[int, int]]) -> Array:
+        shape = tuple(n + a + b for n, (a, b) in zip(x.shape, widths, strict=True))
+        name = (key, shape, str(x.dtype), tuple(widths))
+        if name not in self.calls.scratch:
+            # The zeros around stay, so that they are written once.
+            zeros = self._unseen(self._primitives["full"])(shape, 0, x.dtype)
+            self.calls.scratch[name] = self.calls.hold(zeros)
+        out = self.calls.scratch[name]
+        inner = tuple(slice(a, n - b) for n, (a, b) in zip(shape, widths, strict=True))
+        self._assign(out[inner], x)
+        return out
+
+    # Copies.
+
+    def _assign(self, out: Array, x: Any) -> Array:
+        self._unseen(self._primitives["assign"])(out, x)
+        return self._copied(out, x)
+
+    def _copied(self, out: Array, x: Any) -> Array:
+        again = self.backend.bound(self._primitives["assign"], out, x)
+        self.calls.note("assign", again, out, x)
+        return out
+
+    def _add_to(self, out: Array, x: Array) -> Array:
+        add_to = self._primitives["add_to"]
+        self._unseen(add_to)(out, x)
+        self.calls.note("add_to", self.backend.bound(add_to, out, x), out, x)
+        return out
+
+    def _contiguous(self, x: Array) -> Array:
+        found = self._unseen(self._primitives["contiguous"])(x)
+        if self.calls.is_view(found, (x,)):
+            return found
+        return self._copied(self.calls.hold(found), x)
+
+    def _reshape(self, x: Array, shape: tuple[int, ...]) -> Array:
+        found = self._unseen(self._primitives["reshape"])(x, shape)
+        if not self.calls.is_view(found, (x,)):
+            self._copied(self.backend.reshape_view(self.calls.hold(found), tuple(x.shape)), x)
+        return found
+
+    def _pad(
+        self,
+        x: Array,
+        widths: Sequence[tuple[int, int]],
+        value: float = 0.0,
+        out: Array | None = None,
+    ) -> Array:
+        if out is None:
+            shape = tuple(n + a + b for n, (a, b) in zip(x.shape, widths, strict=True))
+            out = self._empty(shape, x.dtype)
+        again = partial(self._primitives["pad"], x, widths, value, out)
+        self._unseen(again)()
+        self.calls.note("pad", again, x, tuple(widths), value, out)
+        return out
+
+    # Arithmetic.
+
+    def _matmul(
+        self, a: Array, b: Array, out: Array | None = None, accumulate: bool = False
+    ) -> Array:
+        matmul = self._primitives["matmul"]
+        if accumulate:
+            matmul = partial(matmul, accumulate=True)
+        return self._written("matmul", matmul, (a, b), out)
+
+    def _contract(
+        self, subscripts: str, *operands: Array, out: Array | None = None, accumulate: bool = False
+    ) -> Array:
+        contract = self._primitives["contract"]
+        if accumulate:
+            contract = partial(contract, accumulate=True)
+        return self._written("contract", contract, (subscripts, *operands), out)
+
+    def _fuse(self, fn: Callable[..., Any]) -> Callable[..., Any]:
+        fused = self._primitives["fuse"](fn)
+
+        def call(*args: Any, out: Any = None) -> Any:
+            return self._written(fn.__qualname__, fused, args, out)
+
+        # What is asked for here may be called within a part, on any thread, or on the way back,
+        # when another capture notes.
+        noting = self.noting(call, fused)
+
+        def later(*args: Any, out: Any = None) -> Any:
+            return (noting if self.is_noting else self.backend.fuse(fn))(*args, out=out)
+
+        return later
+
+    def _written(self, name: str, call: Callable[..., Any], args: tuple[Any, ...], out: Any) -> Any:
+        """Of a primitive that writes to `out`, or made an array and could have written to it."""
+        found = self._unseen(call)(*args, out=out)
+        outs = found if isinstance(found, tuple) else (found,)
+        if out is None:
+            for made in outs:
+                self.calls.hold(made)
+        self.calls.note(name, self.backend.bound(call, *args, out=found), *args, *outs)
+        return found
+
+    def _plainly(self, fn: Callable[..., Any], *args: Any) -> Any:
+        plainly = partial(self._primitives["plainly"], fn)
+        return self.stored(fn.__qualname__, self._unseen(plainly)(*args), plainly, *args)
+
+    def _made(self, name: str, *args: Any, **options: Any) -> Any:
+        primitive = self._primitives[name]
+        found = self._unseen(primitive)(*args, **options)
+        if name == "asarray" and not self.backend.owns(args[0]) and hasattr(args[0], "shape"):
+            raise CaptureError(
+                "an array from another backend or library was taken in within a captured "
+                "function, and its later values would not be. Fix: give it to the function as an "
+                "argument"
+            )
+        return self.stored(name, found, primitive, *args, **options)
+
+    def stored(
+        self, name: str, found: Any, primitive: Callable[..., Any], *args: Any, **options: Any
+    ) -> Any:
+        """Note what made `found`, unless that is memory which was there before."""
+        be = self.backend
+        if isinstance(found, np.generic):
+            found = self._primitives["scalar"](found)
+        made = found if isinstance(found, tuple) else (found,)
+        given = [a for a in args if be.owns(a)]
+        if not all(be.owns(m) and not self.calls.is_view(m, given) for m in made):
+            return found
+        for m in made:
+            self.calls.hold(m)
+        if made[0] is found:
+            again = be.bound_into(found, primitive, *args, **options)
+        else:
+            assign = self._primitives["assign"]
+
+            def again() -> None:
+                for target, value in zip(made, primitive(*args, **options), strict=True):
+                    assign(target, value)
+
+        self.calls.note(name, again, *args, *options.values(), *made)
+        return found
+
+    # Parts of a batch: those that other threads take part in are one call.
+
+    def _blocks(self, n: int, bytes_each: int, body: Callable[[slice], None]) -> None:
+        blocks = partial(self._primitives["blocks"], n, bytes_each, body)
+        if not self.backend.shares(n, bytes_each):
+            blocks()
+            return
+        self._unseen(blocks)()
+        self.calls.note("blocks", blocks, n, bytes_each, body)
+
+    def _reduce_blocks(
+        self,
+        n: int,
+        bytes_each: int,
+        shapes: Sequence[tuple[int, ...]],
+        dtype: Any,
+        body: Callable[[slice, list[Array], bool], None],
+    ) -> list[Array]:
+        reduce = partial(self._primitives["reduce_blocks"], n, bytes_each, shapes, dtype, body)
+        if not self.backend.shares(n, bytes_each):
+            return list(reduce())
+        totals = [self.calls.hold(total) for total in self._unseen(reduce)()]
+        assign = self._primitives["assign"]
+
+        def again() -> None:
+            for total, found in zip(totals, reduce(), strict=True):
+                assign(total, found)
+
+        self.calls.note("reduce_blocks", again, n, bytes_each, shapes, dtype, body, *totals)
+        return totals
+
+    def _to_numpy(self, x: Array) -> Any:
+        if not self.backend.host:
+            raise CaptureError(
+                "a value was read on the host within a captured function; what follows from it "
+                "would stay as it is now. Fix: read it outside, from what the function returns"
+            )
+        return self._primitives["to_numpy"](x)
+
+
+class _Namespace:
+    """The array namespace, its functions noted as primitives are."""
+
+    def __init__(self, capture: Capture, xp: Any) -> None:
+        self._capture = capture
+        self._xp = xp
+
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(self._xp, name)
+        if not callable(value) or isinstance(value, type):
+            return value
+        capture = self._capture
+
+        def call(*args: Any, **options: Any) -> Any:
+            return capture.stored(name, value(*args, **options), value, *args, **options)
+
+        return capture.noting(call, value)

@@ -1,0 +1,240 @@
+"""A function computed anew by the calls that its first runs made, without Python between them.
+
+A step of a small net is mostly Python: layers that look for their arguments, shapes that are
+checked, a tape that is written and read. All of it comes out the same every time. `capture` notes
+what calls of the backend a function of arrays makes, forward and backward, and then makes those.
+That is what `torch.cuda.make_graphed_callables` does with CUDA graphs, here on any backend.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from . import backend
+from .autograd import Tensor
+from .backend import Array
+from .backend.calls import Calls
+from .backend.capture import Capture, CaptureError
+from .backend.strided import StridedBackend
+from .ops.algorithms import overruled
+from .recording import capturing, casting, changes, recording
+
+__all__ = ["CaptureError", "Captured", "capture"]
+
+KINDS = 16
+"""Kinds of arguments for which calls and memory are kept; the oldest gives way."""
+
+
+def capture(fn: Callable[..., Any]) -> Captured:
+    """`fn`, computed by the calls of the backend that it made before: the same bits, sooner.
+
+    `fn` takes Tensors and arrays, and other values that can be hashed, by position, and returns a
+    Tensor or a tuple of them, of which the first can be differentiated. For each kind of arguments
+    (shapes, dtypes) it runs twice, and must make the same calls both times; from then on only these
+    calls are made, for as long as no parameter is replaced and no module changes its mode. The
+    memory of a whole run, forward and backward, stays in use. What Python does in `fn` is not done
+    again: prints, hooks, checks of labels. What it decides there stays decided. Optimizers and
+    whatever reads a value belong outside. Raises `CaptureError` where the two runs differ, as under
+    dropout, and says in which call. Where the backend can't tell memory apart, and within
+    `autocast`, which belongs into `fn`, that just runs.
+
+    >>> loss_of = dualcnn.capture(lambda x, y: F.cross_entropy(model(x), y))
+    >>> for x, y in loader:
+    ...     optimizer.zero_grad()
+    ...     loss_of(x, y).backward()
+    ...     optimizer.step()
+    """
+    return Captured(fn)
+
+
+class Captured:
+    """What `capture` returns; one call runs at a time."""
+
+    def __init__(self, fn: Callable[..., Any]) -> None:
+        self.fn = fn
+        self._runs: dict[Any, _Run] = {}
+        self._changes = changes()
+        self._lock = threading.RLock()
+
+    def __call__(self, *inputs: Any) -> Any:
+        arrays = [x._data if isinstance(x, Tensor) else x for x in inputs]
+        first = None
+        kinds: list[Any] = []
+        for x, a in zip(inputs, arrays, strict=True):
+            if _is_array(a):
+                first = a if first is None else first
+                kinds.append((a.shape, a.dtype, x is not a and x.requires_grad))
+            else:
+                kinds.append(x)
+        if first is None:
+            raise TypeError(
+                "expected a Tensor or an array among the arguments of a captured function"
+            )
+        be = backend.of(argument=first)
+        is_part = capturing.get() or casting.get() is not None
+        if is_part or not isinstance(be, StridedBackend):
+            return self.fn(*inputs)
+        key = be, tuple(kinds), recording.get(), overruled()
+        with self._lock:
+            if self._changes != changes():
+                self._changes = changes()
+                self._runs.clear()
+            run = self._runs.get(key)
+            if run is not None and run.is_confirmed:
+                run.again(arrays)
+            else:
+                run = self._first(key, run, be, inputs, arrays)
+            return run.results(inputs)
+
+    def _first(
+        self,
+        key: Any,
+        before: _Run | None,
+        be: StridedBackend,
+        inputs: tuple[Any, ...],
+        arrays: list[Any],
+    ) -> _Run:
+        """A run of the function itself, compared with the one before."""
+        run = _Run(be, self.fn, inputs, arrays, before)
+        while len(self._runs) >= KINDS and key not in self._runs:
+            del self._runs[next(iter(self._runs))]
+        self._runs[key] = run
+        return run
+
+
+class _Run:
+    """One run of a function: its calls forward and backward, and the arrays they work on."""
+
+    def __init__(
+        self,
+        be: StridedBackend,
+        fn: Callable[..., Any],
+        inputs: tuple[Any, ...],
+        arrays: list[Any],
+        before: _Run | None,
+    ) -> None:
+        self._backend = be
+        self._forward = Calls(be)
+        self._backward: Calls | None = None
+        self._before = before if before is not None and before._is_whole else None
+        self._number = 0
+        self._inputs = [
+            self._forward.hold(be.copy(be.asarray(a))) if _is_array(a) else a for a in arrays
+        ]
+        given = [_like(x, a) for x, a in zip(inputs, self._inputs, strict=True)]
+        token = capturing.set(True)
+        try:
+            with Capture(self._forward):
+                found = fn(*given)
+        finally:
+            capturing.reset(token)
+        self._is_several = isinstance(found, (tuple, list))
+        self._outputs: list[Tensor] = list(found) if self._is_several else [found]
+        self._check_outputs()
+        self._is_differentiable = self._outputs[0].requires_grad
+        leaves = self._outputs[0].leaves() if self._is_differentiable else []
+        # Arguments come again each time; what else wants a gradient is the same.
+        places = {id(g): i for i, g in enumerate(given)}
+        self._parameters = [leaf for leaf in leaves if id(leaf) not in places]
+        self._wanting = [places[id(leaf)] for leaf in leaves if id(leaf) in places]
+        self._leaves = [*self._parameters, *(given[i] for i in self._wanting)]
+        self._gy: Array = None
+        self._gradients: tuple[Array | None, ...] = ()
+        if self._before is not None:
+            _compare(self._before._forward, self._forward)
+
+    def _check_outputs(self) -> None:
+        for output in self._outputs:
+            if not isinstance(output, Tensor):
+                raise CaptureError(
+                    "expected a captured function to return a Tensor or a tuple of Tensors, got "
+                    f"{type(output).__name__}"
+                )
+
+    @property
+    def _is_whole(self) -> bool:
+        """Whether it was captured as far as it goes."""
+        return not self._is_differentiable or self._backward is not None
+
+    @property
+    def is_confirmed(self) -> bool:
+        """Whether the run before made the same calls."""
+        return self._before is not None and self._is_whole
+
+    def again(self, arrays: list[Any]) -> None:
+        """Compute the outputs for other arguments."""
+        be = self._backend
+        for mine, x in zip(self._inputs, arrays, strict=True):
+            if _is_array(x):
+                be.assign(mine, be.asarray(x))
+        self._number += 1
+        self._forward.run()
+
+    def results(self, inputs: tuple[Any, ...]) -> Any:
+        """The outputs, in memory that the next run leaves alone."""
+        results = [Tensor(self._backend.copy(output._data)) for output in self._outputs]
+        if self._is_differentiable:
+            results[0].requires_grad = True
+            results[0]._parents = (*self._parameters, *(inputs[i] for i in self._wanting))
+            results[0]._vjp = partial(self._vjp, self._number)
+        return tuple(results) if self._is_several else results[0]
+
+    def _vjp(self, number: int, gy: Array) -> tuple[Array | None, ...]:
+        if number != self._number:
+            raise RuntimeError(
+                "the captured function ran again before backward of its earlier result, and only "
+                "the latest can be differentiated. Fix: call backward after each run"
+            )
+        if self._backward is None:
+            self._capture_backward(gy)
+        else:
+            self._backend.assign(self._gy, gy)
+            self._backward.run()
+        return self._gradients
+
+    def _capture_backward(self, gy: Array) -> None:
+        backward = Calls(self._backend, after=self._forward)
+        self._gy = backward.hold(self._backend.copy(gy))
+        found: dict[int, Array] = {}
+
+        def deliver(leaf: Tensor, gradient: Array) -> None:
+            found[id(leaf)] = gradient
+
+        token = capturing.set(True)
+        try:
+            with Capture(backward):
+                self._outputs[0]._walk(self._gy, deliver)
+        finally:
+            capturing.reset(token)
+        self._gradients = tuple(found.get(id(leaf)) for leaf in self._leaves)
+        self._backward = backward
+        if self._before is not None and self._before._backward is not None:
+            _compare(self._before._backward, backward)
+            # Its memory is not needed any more.
+            self._before = self
+
+
+def _compare(first: Calls, second: Calls) -> None:
+    found = first.difference(second)
+    if found:
+        raise CaptureError(
+            f"two runs of a captured function differ: {found}. It depends on something that is no "
+            "array among its arguments and parameters, such as a random number, a count, a value "
+            "that was read, or arithmetic on arrays past dualcnn. Fix: leave that outside"
+        )
+
+
+def _is_array(x: Any) -> bool:
+    return backend.is_array(x) or hasattr(x, "__dlpack__")
+
+
+def _like(x: Any, array: Any) -> Any:
+    """`array` as the Tensor that `x` is, if it is one."""
+    if not isinstance(x, Tensor):
+        return array
+    tensor = Tensor(array)
+    tensor.requires_grad = x.requires_grad
+    return tensor
