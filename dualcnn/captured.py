@@ -33,11 +33,11 @@ def capture(fn: Callable[..., Any]) -> Captured:
 
     `fn` takes Tensors and arrays, and other values that can be hashed, by position, and returns a
     Tensor or a tuple of them, of which the first can be differentiated. For each kind of arguments
-    (shapes, dtypes) it runs twice, and must make the same calls both times; from then on only these
-    calls are made, for as long as no parameter is replaced and no module changes its mode. The
+    (shapes, dtypes) it runs until it made the same calls twice; from then on only these calls are
+    made, for as long as no parameter is replaced and no module changes its mode. The
     memory of a whole run, forward and backward, stays in use. What Python does in `fn` is not done
     again: prints, hooks, checks of labels. What it decides there stays decided. Optimizers and
-    whatever reads a value belong outside. Raises `CaptureError` where the two runs differ, as under
+    whatever reads a value belong outside. Raises `CaptureError` where runs go on to differ, as with
     dropout, and says in which call. Where the backend can't tell memory apart, and within
     `autocast`, which belongs into `fn`, that just runs.
 
@@ -119,7 +119,9 @@ class _Run:
         self._backend = be
         self._forward = Calls(be)
         self._backward: Calls | None = None
-        self._before = before if before is not None and before._is_whole else None
+        self.is_confirmed = False
+        """Whether the run before made the same calls."""
+        self._differences: int = 0 if before is None else before._differences
         self._number = 0
         self._inputs = [
             self._forward.hold(be.copy(be.asarray(a))) if _is_array(a) else a for a in arrays
@@ -143,8 +145,28 @@ class _Run:
         self._leaves = [*self._parameters, *(given[i] for i in self._wanting)]
         self._gy: Array = None
         self._gradients: tuple[Array | None, ...] = ()
-        if self._before is not None:
-            _compare(self._before._forward, self._forward)
+        self._before: _Run | None = None
+        if before is None or (self._is_differentiable and before._backward is None):
+            return
+        if self._is_as(before._forward, self._forward):
+            self.is_confirmed = not self._is_differentiable
+            # Its memory is needed for as long as there is more to compare.
+            self._before = before if self._is_differentiable else None
+
+    def _is_as(self, first: Calls, second: Calls) -> bool:
+        """Whether the calls are the same; raises `CaptureError` if they never become so.
+
+        A first run may have more to do than later ones, such as giving lazy layers their shapes.
+        """
+        found = first.difference(second)
+        self._differences += bool(found)
+        if self._differences > 1:
+            raise CaptureError(
+                f"runs of a captured function differ: {found}. It depends on something that is no "
+                "array among its arguments and parameters, such as a random number, a count, a "
+                "value that was read, or arithmetic on arrays past dualcnn. Fix: leave that outside"
+            )
+        return not found
 
     def _check_outputs(self) -> None:
         for output in self._outputs:
@@ -153,16 +175,6 @@ class _Run:
                     "expected a captured function to return a Tensor or a tuple of Tensors, got "
                     f"{type(output).__name__}"
                 )
-
-    @property
-    def _is_whole(self) -> bool:
-        """Whether it was captured as far as it goes."""
-        return not self._is_differentiable or self._backward is not None
-
-    @property
-    def is_confirmed(self) -> bool:
-        """Whether the run before made the same calls."""
-        return self._before is not None and self._is_whole
 
     def again(self, arrays: list[Any]) -> None:
         """Compute the outputs for other arguments."""
@@ -212,19 +224,8 @@ class _Run:
         self._gradients = tuple(found.get(id(leaf)) for leaf in self._leaves)
         self._backward = backward
         if self._before is not None and self._before._backward is not None:
-            _compare(self._before._backward, backward)
-            # Its memory is not needed any more.
-            self._before = self
-
-
-def _compare(first: Calls, second: Calls) -> None:
-    found = first.difference(second)
-    if found:
-        raise CaptureError(
-            f"two runs of a captured function differ: {found}. It depends on something that is no "
-            "array among its arguments and parameters, such as a random number, a count, a value "
-            "that was read, or arithmetic on arrays past dualcnn. Fix: leave that outside"
-        )
+            self.is_confirmed = self._is_as(self._before._backward, backward)
+            self._before = None
 
 
 def _is_array(x: Any) -> bool:

@@ -238,12 +238,6 @@ class Capture:
     def _made(self, name: str, *args: Any, **options: Any) -> Any:
         primitive = self._primitives[name]
         found = self._unseen(primitive)(*args, **options)
-        if name == "asarray" and not self.backend.owns(args[0]) and hasattr(args[0], "shape"):
-            raise CaptureError(
-                "an array from another backend or library was taken in within a captured "
-                "function, and its later values would not be. Fix: give it to the function as an "
-                "argument"
-            )
         return self.stored(name, found, primitive, *args, **options)
 
     def stored(

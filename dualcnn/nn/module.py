@@ -124,6 +124,8 @@ class Module:
         if name in self._buffers and value is not None and not isinstance(value, Tensor):
             value = Tensor(value)
         super().__setattr__(name, value)
+        if name == "training" and before is not value:
+            note_change()
 
     def _require_init(self) -> None:
         if "_buffers" not in vars(self):
@@ -296,7 +298,6 @@ class Module:
         """Put this module and all below into training mode: dropout drops, statistics are taken."""
         for module in self.modules():
             module.training = mode
-        note_change()
         return self
 
     def eval(self) -> Self:

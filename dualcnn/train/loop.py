@@ -14,6 +14,7 @@ from .. import functional as F
 from ..amp import autocast
 from ..autograd import Tensor, no_grad
 from ..backend import Backend
+from ..captured import capture
 from ..data import DataLoader, ImageDataset
 from ..nn import Module
 from .metrics import Epoch, History, Metrics, RunningMetrics
@@ -21,6 +22,8 @@ from .metrics import Epoch, History, Metrics, RunningMetrics
 __all__ = ["Callback", "TrainingError", "TrainingState", "evaluate", "fit", "train_step"]
 
 Loss = Callable[[Tensor, Any], Tensor]
+Forward = Callable[[Any, Any], tuple[Tensor, Tensor]]
+"""From a batch (x, y) to its loss and the model's outputs."""
 
 
 class TrainingError(RuntimeError):
@@ -71,8 +74,28 @@ def train_step(
     Where memory runs out, the error says in which layer, and nothing of the step is kept: a smaller
     batch may be tried next. Parameters are as they were, unless it ran out in the update itself.
     """
+    return _step(model, _forward(model, loss, scaler), x, y, optimizer, scaler)
+
+
+def _forward(model: Module, loss: Loss, scaler: optim.GradScaler | None) -> Forward:
+    def forward(x: Any, y: Any) -> tuple[Tensor, Tensor]:
+        with autocast() if scaler else nullcontext():
+            output = model(x)
+            return loss(output, y), output
+
+    return forward
+
+
+def _step(
+    model: Module,
+    forward: Forward,
+    x: Any,
+    y: Any,
+    optimizer: optim.Optimizer,
+    scaler: optim.GradScaler | None,
+) -> tuple[Tensor, Tensor]:
     try:
-        return _step(model, x, y, optimizer, loss, scaler)
+        return _unguarded_step(forward, x, y, optimizer, scaler)
     except MemoryError as error:
         inputs = error.__dict__.get("_dualcnn_inputs", ())
         for path, param in model.named_parameters():
@@ -84,18 +107,15 @@ def train_step(
         raise
 
 
-def _step(
-    model: Module,
+def _unguarded_step(
+    forward: Forward,
     x: Any,
     y: Any,
     optimizer: optim.Optimizer,
-    loss: Loss,
     scaler: optim.GradScaler | None,
 ) -> tuple[Tensor, Tensor]:
     optimizer.zero_grad()
-    with autocast() if scaler else nullcontext():
-        output = model(x)
-        batch_loss = loss(output, y)
+    batch_loss, output = forward(x, y)
     if scaler is None:
         batch_loss.backward()
         optimizer.step()
@@ -120,6 +140,7 @@ def fit(
     callbacks: Sequence[Callback] = (),
     seed: int = 0,
     precision: Literal["float32", "mixed"] = "float32",
+    captured: bool = False,
 ) -> History:
     """Train `model` on `data` for `epochs` passes and return what was measured.
 
@@ -130,6 +151,8 @@ def fit(
     scheduler: its step() is called after every epoch, or every batch with step_scheduler="batch".
     precision: "mixed" runs products in float16, with scaled losses, and validation too; parameters
     stay float32. See `autocast` and `optim.GradScaler`.
+    captured: after two batches of a size make the same calls without the model's Python between
+    them, see `dualcnn.capture`; models with dropout can't be.
     The loss and the accuracy stay on the device and are read once an epoch.
 
     Raises TrainingError, which names the epoch, where a loss is NaN or infinite.
@@ -149,6 +172,9 @@ def fit(
     if optimizer is None:
         optimizer = optim.Adam(model.parameters())
     scaler = optim.GradScaler() if precision == "mixed" else None
+    forward = _forward(model, loss, scaler)
+    if captured:
+        forward = capture(forward)
     state = TrainingState(model, optimizer, epochs, _length(batches), scaler=scaler)
     try:
         _call(callbacks, "on_fit_begin", state)
@@ -158,7 +184,7 @@ def fit(
             model.train()
             running = RunningMetrics()
             for x, y in batches:
-                batch_loss, output = train_step(model, x, y, optimizer, loss, scaler)
+                batch_loss, output = _step(model, forward, x, y, optimizer, scaler)
                 running.add(batch_loss, output, y)
                 if scheduler is not None and step_scheduler == "batch":
                     scheduler.step()
