@@ -111,7 +111,8 @@ class Tensor(Operators):
     def __init__(self, data: Any, requires_grad: bool = False) -> None:
         self._data = _as_array(data)
         if requires_grad:
-            self.requires_grad_()
+            self._check_differentiable()
+            self.requires_grad = True
 
     def _apply(self, op: Callable[..., Any], *inputs: Any, **params: Any) -> Any:
         return apply(op, *inputs, **params)
@@ -191,14 +192,18 @@ class Tensor(Operators):
 
     def requires_grad_(self, requires_grad: bool = True) -> Tensor:
         """Want a gradient of this leaf, or want none."""
-        if requires_grad and not self.backend.is_floating(self._data):
+        if requires_grad:
+            self._check_differentiable()
+        self.requires_grad = requires_grad
+        note_change()
+        return self
+
+    def _check_differentiable(self) -> None:
+        if not self.backend.is_floating(self._data):
             raise TypeError(
                 f"only floating-point Tensors can require a gradient, got {self.dtype}; use "
                 'astype("float32")'
             )
-        self.requires_grad = requires_grad
-        note_change()
-        return self
 
     def detach(self) -> Tensor:
         """A Tensor of the same array that the tape does not follow."""

@@ -29,17 +29,22 @@ KINDS = 16
 
 
 def capture(fn: Callable[..., Any]) -> Captured:
-    """`fn`, computed by the calls of the backend that it made before: the same bits, sooner.
+    """`fn`, computed by the calls of the backend that it made before: the same numbers, sooner.
 
     `fn` takes Tensors and arrays, and other values that can be hashed, by position, and returns a
     Tensor or a tuple of them, of which the first can be differentiated. For each kind of arguments
     (shapes, dtypes) it runs until it made the same calls twice; from then on only these calls are
-    made, for as long as no parameter is replaced and no module changes its mode. The
-    memory of a whole run, forward and backward, stays in use. What Python does in `fn` is not done
-    again: prints, hooks, checks of labels. What it decides there stays decided. Optimizers and
-    whatever reads a value belong outside. Raises `CaptureError` where runs go on to differ, as with
-    dropout, and says in which call. Where the backend can't tell memory apart, and within
-    `autocast`, which belongs into `fn`, that just runs.
+    made, for as long as no parameter is replaced and no module changes its mode. The memory of a
+    whole run, forward and backward, stays in use.
+
+    What Python does in `fn` is not done again: prints, hooks, checks of labels (one out of range
+    makes the loss NaN). What it decides there stays decided. Optimizers and whatever reads a value
+    belong outside. Bits are those of an eager run, except that batch norm on the CPU, which may not
+    look at its numbers, always takes off the mean before it adds up squares.
+
+    Raises `CaptureError` where runs go on to differ, as with dropout, and says in which call. Where
+    the backend can't tell memory apart, and within `autocast`, which belongs into `fn`, that just
+    runs.
 
     >>> loss_of = dualcnn.capture(lambda x, y: F.cross_entropy(model(x), y))
     >>> for x, y in loader:

@@ -246,6 +246,16 @@ def test_gradients_add_up_and_reach_the_input(be):
         (weight * 1).sum().backward()
         assert to_numpy(x.grad).tolist() == [12, 18]
         assert to_numpy(weight.grad).tolist() == [6 * k + 1, 7]
+    (run,) = twice._runs.values()
+    assert run.is_confirmed
+
+
+def test_a_label_out_of_range_makes_the_loss_nan(be):
+    job = Job(captured=True)
+    x, y = digits(be, 1)
+    for _ in range(2):
+        job.step(x, y)
+    assert np.isnan(float(job.loss_of(x, Tensor(be.asarray(np.full(6, 99))))))
 
 
 def test_results_stay_when_it_runs_again(be):
@@ -254,6 +264,16 @@ def test_results_stay_when_it_runs_again(be):
     found = [double(x) for x in given]
     assert [to_numpy(a).tolist() for a, _ in found] == [[0], [2], [4], [6], [8]]
     assert [to_numpy(b).tolist() for _, b in found] == [[1], [2], [3], [4], [5]]
+
+
+def test_the_gradient_of_the_loss_is_todays(be):
+    weight = Tensor(be.asarray(np.ones(2, "float32")), requires_grad=True)
+    total = dualcnn.capture(lambda x: (x * weight).sum())
+    x = Tensor(be.asarray(np.array([1.0, 2.0], "float32")))
+    for k in range(5):
+        weight.grad = None
+        (total(x) * k).backward()
+        assert to_numpy(weight.grad).tolist() == [k, 2 * k]
 
 
 def test_only_the_latest_result_can_be_differentiated(be):
@@ -266,6 +286,26 @@ def test_only_the_latest_result_can_be_differentiated(be):
     with pytest.raises(RuntimeError, match="call backward after each run"):
         early.backward()
     late.backward()
+
+
+def _triple(xp: Any, x: Any) -> Any:
+    return x * 3
+
+
+def test_an_expression_asked_for_forward_is_noted_backward(be):
+    forward = Calls(be)
+    with Capture(forward):
+        triple = be.fuse(_triple)
+    backward = Calls(be, after=forward)
+    x = backward.hold(be.asarray(np.ones(2, "float32")))
+    with Capture(backward):
+        y = triple(x)
+    assert [call.name for call in backward.noted] == ["_triple"]
+    be.assign(x, 2)
+    backward.run()
+    assert to_numpy(y).tolist() == [6, 6]
+    assert to_numpy(triple(x)).tolist() == [6, 6]
+    assert len(backward.noted) == 1
 
 
 # What changes which calls are right.
@@ -446,6 +486,8 @@ def test_what_other_threads_do_is_not_captured(be):
         go.clear()
         done.clear()
     assert [float(total) for total in other] == [21, 21]
+    (run,) = captured._runs.values()
+    assert [call.name for call in run._forward.noted] == ["_mul"]
 
 
 def test_a_captured_function_within_another_is_part_of_it(be):

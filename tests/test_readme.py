@@ -16,7 +16,7 @@ from dualcnn import backend
 README = (pathlib.Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 PYTHON = re.findall(r"^```python\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
 DIFF = re.findall(r"^```diff\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
-LOOP, TORCH, TWIN, OPS, GRADED, PICTURES, MIXED, TRACED = PYTHON
+LOOP, TORCH, TWIN, OPS, GRADED, PICTURES, MIXED, CAPTURED, TRACED = PYTHON
 (REPORT,) = re.findall(r"^```text\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
 ((REMOVED, ADDED),) = [re.fullmatch(r"-(.*)\n\+(.*)\n", block).groups() for block in DIFF]
 
@@ -125,6 +125,10 @@ def test_pictures(tmp_path):
     drawn = {path.name: path.stat().st_size for path in tmp_path.iterdir()}
     assert set(drawn) == {"curves.png", "filters.png", "confusion.png", "grad_cam.png"}
     assert min(drawn.values()) > 5_000
+
+
+def test_captured(tmp_path):
+    check_loop(output(CAPTURED, tmp_path))
 
 
 def test_mixed_precision(tmp_path):

@@ -124,7 +124,7 @@ class Module:
         if name in self._buffers and value is not None and not isinstance(value, Tensor):
             value = Tensor(value)
         super().__setattr__(name, value)
-        if name == "training" and before is not value:
+        if name == "training" and before not in (None, value):
             note_change()
 
     def _require_init(self) -> None:

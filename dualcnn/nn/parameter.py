@@ -52,8 +52,9 @@ class UninitializedParameter(Parameter):
     """
 
     def __init__(self) -> None:
-        super().__init__(0.0)
+        super().__init__(0.0, requires_grad=False)
         self._data = None
+        self.requires_grad = True
 
     def materialize(self, data: Array) -> None:
         """Become a Parameter with these values."""

@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
-from . import batches, fusion, layers, machine, training
+from . import batches, captured, fusion, layers, machine, training
 
-FAULTS = (*layers.FAULTS, *fusion.FAULTS, *training.FAULTS, *batches.FAULTS, *machine.FAULTS)
+FAULTS = (
+    *layers.FAULTS,
+    *fusion.FAULTS,
+    *captured.FAULTS,
+    *training.FAULTS,
+    *batches.FAULTS,
+    *machine.FAULTS,
+)

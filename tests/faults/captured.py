@@ -1,0 +1,105 @@
+"""Mistakes in what captures a function and computes it again."""
+
+from __future__ import annotations
+
+from .fault import Fault
+
+CAPTURED = "captured.py"
+CAPTURE = "backend/capture.py"
+CALLS = "backend/calls.py"
+
+FAULTS = (
+    Fault(
+        "capture: a result lies in memory that the next run overwrites",
+        CAPTURED,
+        "Tensor(self._backend.copy(output._data))",
+        "Tensor(output._data)",
+        "test_captured.py",
+    ),
+    Fault(
+        "capture: an earlier result is differentiated with later numbers",
+        CAPTURED,
+        "if number != self._number:",
+        "if number > self._number:",
+        "test_captured.py",
+    ),
+    Fault(
+        "capture: calls of training go on in evaluation",
+        CAPTURED,
+        "if self._changes != changes():",
+        "if self._changes > changes():",
+        "test_captured.py",
+    ),
+    Fault(
+        "capture: a parameter that was replaced goes on being used",
+        "autograd.py",
+        "            self._data = value\n            note_change()",
+        "            self._data = value",
+        "test_captured.py",
+    ),
+    Fault(
+        "capture: the gradient of the loss stays that of the first backward",
+        CAPTURED,
+        "self._backend.assign(self._gy, gy)",
+        "self._backend.assign(gy, gy)",
+        "test_captured.py",
+    ),
+    Fault(
+        "capture: what other threads do is noted too",
+        CAPTURE,
+        "if self._depth or threading.get_ident() != self._thread:",
+        "if self._depth:",
+        "test_captured.py",
+    ),
+    Fault(
+        "capture: what a primitive calls is noted beside it",
+        CAPTURE,
+        "            self._depth += 1\n",
+        "            self._depth += 0\n",
+        "test_captured.py",
+    ),
+    Fault(
+        "capture: an expression asked for forward goes unnoted backward",
+        CAPTURE,
+        "return (noting if self.is_noting else self.backend.fuse(fn))(*args, out=out)",
+        "return (noting if self.is_noting else fused)(*args, out=out)",
+        "test_captured.py",
+    ),
+    Fault(
+        "capture: a copy that a reshape makes is taken for a view",
+        CAPTURE,
+        'found = self._unseen(self._primitives["reshape"])(x, shape)\n'
+        "        if not self.calls.is_view(found, (x,)):",
+        'found = self._unseen(self._primitives["reshape"])(x, shape)\n'
+        "        if not self.calls.is_view(found, (found,)):",
+        "test_captured.py",
+    ),
+    Fault(
+        "capture: numbers that Python worked out are not compared",
+        CALLS,
+        "return repr(x)\n",
+        'return "a number"\n',
+        "test_captured.py",
+    ),
+    Fault(
+        "capture: arrays from outside are all alike",
+        CALLS,
+        'return "array from outside", start, 0, layout',
+        'return "array from outside", 0, 0, layout',
+        "test_captured.py",
+    ),
+    Fault(
+        "capture: calls left out at the end go unnoticed",
+        CALLS,
+        "if len(self.noted) != len(other.noted):",
+        "if len(self.noted) < len(other.noted):",
+        "test_captured.py",
+    ),
+    Fault(
+        "capture: an expression that overlaps its output taken for one that doesn't",
+        "backend/fused.py",
+        "if found.direct is not None and not any(late):",
+        "if found.direct is not None:",
+        "test_captured.py test_backend_expression.py",
+    ),
+)
