@@ -16,7 +16,7 @@ from typing import Any
 from . import backend
 from .autograd import Tensor
 from .backend import Array
-from .backend.calls import Calls
+from .backend.calls import DECIDE, Calls, OtherwiseError
 from .backend.capture import Capture, CaptureError
 from .backend.strided import StridedBackend
 from .ops.algorithms import overruled
@@ -37,10 +37,9 @@ def capture(fn: Callable[..., Any]) -> Captured:
     made, for as long as no parameter is replaced and no module changes its mode. The memory of a
     whole run, forward and backward, stays in use.
 
-    What Python does in `fn` is not done again: prints, hooks, checks of labels (one out of range
-    makes the loss NaN). What it decides there stays decided. Optimizers and whatever reads a value
-    belong outside. Bits are those of an eager run, except that batch norm on the CPU, which may not
-    look at its numbers, always takes off the mean before it adds up squares.
+    What Python does in `fn` is not done again: prints, hooks. What it decides there stays decided;
+    only where the library itself looks at numbers, such as labels on the CPU, and they want other
+    calls, `fn` runs. Optimizers and whatever reads a value belong outside.
 
     Raises `CaptureError` where runs go on to differ, as with dropout, and says in which call. Where
     the backend can't tell memory apart, and within `autocast`, which belongs into `fn`, that just
@@ -88,10 +87,10 @@ class Captured:
                 self._changes = changes()
                 self._runs.clear()
             run = self._runs.get(key)
-            if run is not None and run.is_confirmed:
-                run.again(arrays)
-            else:
+            if run is None or not run.is_confirmed:
                 run = self._first(key, run, be, inputs, arrays)
+            elif not run.again(arrays):
+                return self.fn(*inputs)
             return run.results(inputs)
 
     def _first(
@@ -148,6 +147,7 @@ class _Run:
         self._parameters = [leaf for leaf in leaves if id(leaf) not in places]
         self._wanting = [places[id(leaf)] for leaf in leaves if id(leaf) in places]
         self._leaves = [*self._parameters, *(given[i] for i in self._wanting)]
+        self._saved: list[tuple[Array, Array]] | None = None
         self._gy: Array = None
         self._gradients: tuple[Array | None, ...] = ()
         self._before: _Run | None = None
@@ -164,7 +164,8 @@ class _Run:
         A first run may have more to do than later ones, such as giving lazy layers their shapes.
         """
         found = first.difference(second)
-        self._differences += bool(found)
+        # Another branch by other numbers may come and go.
+        self._differences += bool(found) and not found.startswith(DECIDE)
         if self._differences > 1:
             raise CaptureError(
                 f"runs of a captured function differ: {found}. It depends on something that is no "
@@ -181,14 +182,28 @@ class _Run:
                     f"{type(output).__name__}"
                 )
 
-    def again(self, arrays: list[Any]) -> None:
-        """Compute the outputs for other arguments."""
+    def again(self, arrays: list[Any]) -> bool:
+        """Compute the outputs for other arguments; False where these ask for other calls."""
         be = self._backend
         for mine, x in zip(self._inputs, arrays, strict=True):
             if _is_array(x):
                 be.assign(mine, be.asarray(x))
         self._number += 1
-        self._forward.run()
+        if not self._forward.decides:
+            self._forward.run()
+            return True
+        if self._saved is None:
+            self._saved = [(x, be.empty_like(x)) for x in self._forward.written]
+        for x, saved in self._saved:
+            be.assign(saved, x)
+        try:
+            self._forward.run()
+        except OtherwiseError:
+            # What was written, such as running statistics, is for the function to write.
+            for x, saved in self._saved:
+                be.assign(x, saved)
+            return False
+        return True
 
     def results(self, inputs: tuple[Any, ...]) -> Any:
         """The outputs, in memory that the next run leaves alone."""

@@ -40,7 +40,7 @@ class Backend:
     """Whether the arrays lie in the memory of the process."""
 
     reads = True
-    """Whether a value may be read to decide by it: only then are labels checked on every call."""
+    """Whether any value may be read: only then are labels checked on every call."""
 
     tf32 = False
     """Whether products of float32 may run in TF32; only a CUDA device has it."""
@@ -421,6 +421,10 @@ class Backend:
     def plainly(self, fn: Callable[..., Any], *args: Any) -> Any:
         """`fn(namespace, *args)` as it stands: a few numbers, which no kernel makes faster."""
         return fn(self.xp, *args)
+
+    def decide(self, flag: Any) -> bool:
+        """The value of a 0-d array of bool, for a branch; only where `host`."""
+        return bool(flag)
 
     def _fuse(self, fn: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any, out: Any = None) -> Any:

@@ -11,7 +11,15 @@ import numpy as np
 from .base import Array
 from .strided import StridedBackend
 
-__all__ = ["Call", "Calls"]
+__all__ = ["Call", "Calls", "OtherwiseError"]
+
+
+class OtherwiseError(Exception):
+    """Numbers are such that a branch goes the other way than when calls were noted."""
+
+
+OUTSIDE = "array from outside"
+DECIDE = "decide"
 
 
 class Call(NamedTuple):
@@ -34,6 +42,10 @@ class Calls:
         self.noted: list[Call] = []
         self.scratch: dict[Any, Array] = {} if after is None else after.scratch
         """The calls' own, by purpose, shape and dtype."""
+        self.decides = False
+        """Whether a branch was taken by numbers: then `run` may raise `OtherwiseError`."""
+        self.written: list[Array] = []
+        """Arrays from outside that calls write to."""
         self._kept: list[Array] = []
         self._spans: list[tuple[int, int]] = [] if after is None else list(after._spans)
 
@@ -43,9 +55,26 @@ class Calls:
         self._spans.append(self._span(x))
         return x
 
-    def note(self, name: str, again: Callable[[], Any], *what: Any) -> None:
-        """Add a call; `what` are its arguments and results."""
-        self.noted.append(Call(again, name, tuple(self._described(w) for w in what)))
+    def note(
+        self, name: str, again: Callable[[], Any], given: Sequence[Any], written: Sequence[Array]
+    ) -> None:
+        """Add a call, what it was given and the arrays that it wrote to."""
+        description = tuple(self._described(x) for x in (*given, *written))
+        self.noted.append(Call(again, name, description))
+        for x, described in zip(written, description[len(given) :], strict=True):
+            if described[0] == OUTSIDE:
+                self.written.append(x)
+
+    def decide(self, flag: Array, value: bool) -> bool:
+        """Note that a branch was taken by `flag`, which was `value`."""
+
+        def again() -> None:
+            if bool(flag) != value:
+                raise OtherwiseError
+
+        self.decides = True
+        self.note(DECIDE, again, (flag, value), ())
+        return value
 
     def run(self) -> None:
         """Make the calls again, on what the arrays hold now."""
@@ -86,7 +115,7 @@ class Calls:
             for number, (first, end) in enumerate(self._spans):
                 if first <= start < end:
                     return "array", number, start - first, layout
-            return "array from outside", start, 0, layout
+            return OUTSIDE, start, 0, layout
         if hasattr(x, "__dlpack__"):
             return "array from elsewhere", id(x), 0, (tuple(x.shape), (), str(x.dtype))
         if isinstance(x, (tuple, list)):

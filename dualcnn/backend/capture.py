@@ -37,7 +37,8 @@ class CaptureError(RuntimeError):
 class Capture:
     """A block in which calls of one backend's primitives on this thread are noted in `calls`.
 
-    No value is read there to decide by it: `Backend.reads` is False.
+    What is read there would stay as it is, so `Backend.reads` is False; branches taken by
+    `Backend.decide` are noted.
     """
 
     def __init__(self, calls: Calls) -> None:
@@ -67,6 +68,7 @@ class Capture:
             "contract": self._contract,
             "fuse": self._fuse,
             "plainly": self._plainly,
+            "decide": self._decide,
             "to_numpy": self._to_numpy,
             **{name: partial(self._made, name) for name in MAKING},
         }
@@ -152,13 +154,13 @@ class Capture:
 
     def _copied(self, out: Array, x: Any) -> Array:
         again = self.backend.bound(self._primitives["assign"], out, x)
-        self.calls.note("assign", again, out, x)
+        self.calls.note("assign", again, (x,), (out,))
         return out
 
     def _add_to(self, out: Array, x: Array) -> Array:
         add_to = self._primitives["add_to"]
         self._unseen(add_to)(out, x)
-        self.calls.note("add_to", self.backend.bound(add_to, out, x), out, x)
+        self.calls.note("add_to", self.backend.bound(add_to, out, x), (x,), (out,))
         return out
 
     def _contiguous(self, x: Array) -> Array:
@@ -185,7 +187,7 @@ class Capture:
             out = self._empty(shape, x.dtype)
         again = partial(self._primitives["pad"], x, widths, value, out)
         self._unseen(again)()
-        self.calls.note("pad", again, x, tuple(widths), value, out)
+        self.calls.note("pad", again, (x, tuple(widths), value), (out,))
         return out
 
     # Arithmetic.
@@ -228,7 +230,7 @@ class Capture:
         if out is None:
             for made in outs:
                 self.calls.hold(made)
-        self.calls.note(name, self.backend.bound(call, *args, out=found), *args, *outs)
+        self.calls.note(name, self.backend.bound(call, *args, out=found), args, outs)
         return found
 
     def _plainly(self, fn: Callable[..., Any], *args: Any) -> Any:
@@ -262,7 +264,7 @@ class Capture:
                 for target, value in zip(made, primitive(*args, **options), strict=True):
                     assign(target, value)
 
-        self.calls.note(name, again, *args, *options.values(), *made)
+        self.calls.note(name, again, (*args, *options.values()), made)
         return found
 
     # Parts of a batch: those that other threads take part in are one call.
@@ -273,7 +275,7 @@ class Capture:
             blocks()
             return
         self._unseen(blocks)()
-        self.calls.note("blocks", blocks, n, bytes_each, body)
+        self.calls.note("blocks", blocks, (n, bytes_each, body), ())
 
     def _reduce_blocks(
         self,
@@ -293,8 +295,13 @@ class Capture:
             for total, found in zip(totals, reduce(), strict=True):
                 assign(total, found)
 
-        self.calls.note("reduce_blocks", again, n, bytes_each, shapes, dtype, body, *totals)
+        self.calls.note("reduce_blocks", again, (n, bytes_each, shapes, dtype, body), totals)
         return totals
+
+    # Values.
+
+    def _decide(self, flag: Array) -> bool:
+        return self.calls.decide(flag, self._primitives["decide"](flag))
 
     def _to_numpy(self, x: Array) -> Any:
         if not self.backend.host:

@@ -269,16 +269,21 @@ def _masses(
     factors = None if weight is None else _class_weights(be, rows, weight)
     own = be.cast(hits, rows.dtype) if factors is None else be.plainly(_chosen, hits, factors)
     total = be.sum(own)
+    # As many hits as labels: each is one of the classes. To look at them costs 6 us.
+    count, is_known = labels.shape[0], True
     if be.reads:
         total = float(total)
-        # As many hits as labels: each is one of the classes. To look at them costs 6 us.
-        if factors is not None or total != labels.shape[0]:
+        if factors is not None or total != count:
             _check_labels(be, labels, classes, ignore_index)
+    elif factors is None and be.host and be.decide(be.plainly(_is, total, count)):
+        total = float(count)
+    else:
+        is_known = False
     mass = own
     if smoothing:
         weight = _class_weights(be, rows, weight)
         mass = be.plainly(_smoothed_labels, own, column, weight, ignore_index, smoothing)
-    if not be.reads:
+    if not is_known:
         mass = be.plainly(_unless_unknown, mass, column, ignore_index)
     return mass, total
 
@@ -287,6 +292,10 @@ def _is_class(ns: Any, column: Array, classes: int, ignored: int) -> Array:
     """Which label is which class: `(M, C)` from labels `(M, 1)`."""
     hits = column == ns.arange(classes, dtype=column.dtype)
     return hits & (column != ignored) if 0 <= ignored < classes else hits
+
+
+def _is(ns: Any, total: Array, count: int) -> Array:
+    return total == count
 
 
 def _chosen(ns: Any, hits: Array, factors: Array) -> Array:

@@ -55,7 +55,7 @@ def batch_norm(
     xl = norm.maps(x)
     if training:
         be.blocks(norm.images, norm.image_bytes(xl), lambda part: norm.observe(part, xl[part, ...]))
-    statistics = norm.settle()
+    statistics = norm.settle(any(needs))
     yl = be.empty(tuple(xl.shape), x.dtype)
     norm.apply(xl, yl)
     y = norm.public(yl)
@@ -161,6 +161,8 @@ class _Normalization:
             self.var: Array = be.widened(running_var)
         self._found: dict[int, tuple[int, Array, Array]] = {}
         """Of each part its count, mean and sum of squared differences."""
+        self.is_near = False
+        """Whether gradients keep their digits without taking off the mean."""
         self._places: Array = be.empty((self.images, 2, channels), self.dtype) if training else None
         """Where those of several parts lie: at the part's first image."""
 
@@ -194,7 +196,7 @@ class _Normalization:
         total = rows.narrow(self._sums("mc->c", flat))
         mean = be.plainly(_quotient, total, count)
         within = None
-        if be.reads:
+        if be.host:
             squares = rows.narrow(self._sums("mc,mc->c", flat, flat))
             within = be.plainly(_less_product, squares, total, mean)
         if within is None or not self._is_near(mean, be.plainly(_quotient, within, count)):
@@ -204,7 +206,7 @@ class _Normalization:
             mean, within = be.assign(place[0, :], mean), be.assign(place[1, :], within)
         self._found[images.start] = count, mean, within
 
-    def settle(self) -> tuple[Array, Array] | None:
+    def settle(self, differentiable: bool) -> tuple[Array, Array] | None:
         """Fix the coefficients; in training return the batch's mean and unbiased variance.
 
         Parts are joined by Chan, Golub, LeVeque, 1979: no sum of squares less a squared sum, which
@@ -225,6 +227,8 @@ class _Normalization:
         else:
             coefficients = be.fuse(_coefficients)(self.mean, self.var, *affine)
         self.inverse, self.scale, self.shift = coefficients
+        if differentiable and be.host:
+            self.is_near = self._is_near(self.mean, be.plainly(_sum, self.var, self.eps))
         return statistics
 
     def apply(self, maps: Array, out: Array) -> None:
@@ -250,7 +254,7 @@ class _Normalization:
         """
         be, rows = self.be, self.rows
         centre = None
-        if not (be.reads and self._is_near(self.mean, be.plainly(_sum, self.var, self.eps))):
+        if not self.is_near:
             centre = rows.wide(self.mean)
 
         def body(images: slice, sums: list[Array], accumulate: bool) -> None:
@@ -307,7 +311,7 @@ class _Normalization:
 
     def _is_near(self, mean: Array, var: Array) -> bool:
         """Whether sums of squares and products lose no digits without taking off the mean."""
-        return bool(self.be.plainly(_all_near, mean, var))
+        return self.be.decide(self.be.plainly(_all_near, mean, var))
 
 
 def _all_near(ns: Any, mean: Array, var: Array) -> Array:

@@ -84,8 +84,8 @@ FAULTS = (
     Fault(
         "capture: arrays from outside are all alike",
         CALLS,
-        'return "array from outside", start, 0, layout',
-        'return "array from outside", 0, 0, layout',
+        "return OUTSIDE, start, 0, layout",
+        "return OUTSIDE, 0, 0, layout",
         "test_captured.py",
     ),
     Fault(
@@ -93,6 +93,20 @@ FAULTS = (
         CALLS,
         "if len(self.noted) != len(other.noted):",
         "if len(self.noted) < len(other.noted):",
+        "test_captured.py",
+    ),
+    Fault(
+        "capture: a branch stays the one that earlier numbers took",
+        CALLS,
+        "if bool(flag) != value:",
+        "if bool(flag) is None:",
+        "test_captured.py",
+    ),
+    Fault(
+        "capture: what was written before the run turned back is written twice",
+        CAPTURED,
+        "be.assign(x, saved)",
+        "be.assign(saved, x)",
         "test_captured.py",
     ),
     Fault(

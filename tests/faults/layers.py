@@ -239,8 +239,8 @@ FAULTS = (
     Fault(
         "batch norm: gradient of a weight as the difference of two large sums",
         NORMALIZATION,
-        "if not (be.reads and self._is_near(self.mean, be.plainly(_sum, self.var, self.eps))):",
-        "if not be.reads:",
+        "self.is_near = self._is_near(self.mean, be.plainly(_sum, self.var, self.eps))",
+        "self.is_near = True",
         "test_ops_normalization.py",
     ),
     Fault(
