@@ -135,6 +135,7 @@ class Job:
     """A training, captured or not."""
 
     def __init__(self, captured: bool, model: Callable[[], nn.Module] = network) -> None:
+        self.others = model().state_dict()
         self.model = model()
         self.optimizer = optim.Adam(self.model.parameters(), lr=0.01)
         self.runs = 0
@@ -354,12 +355,24 @@ def changed(job: Job, what: Callable[[Job], Any], be: Backend) -> int:
         lambda job: job.model.eval(),
         lambda job: job.model[0].register_forward_hook(lambda *given: None),
         lambda job: job.model[0].weight.requires_grad_(False),
-        lambda job: job.model.load_state_dict(network().state_dict()),
+        lambda job: job.model.load_state_dict(job.others),
         lambda job: setattr(
             job, "optimizer", optim.SGD(job.model.parameters(), lr=0.1, momentum=0.5)
         ),
+        lambda job: setattr(job.model[4], "momentum", 0.5),
+        lambda job: setattr(job.model, "5", nn.Tanh()),
+        lambda job: job.model.append(nn.Tanh()),
     ],
-    ids=["mode", "hook", "requires_grad", "buffers", "optimizer"],
+    ids=[
+        "mode",
+        "hook",
+        "requires_grad",
+        "buffers",
+        "optimizer",
+        "option",
+        "layer",
+        "another layer",
+    ],
 )
 def test_it_is_captured_anew_after_a_change(be, what):
     eager, captured = Job(captured=False), Job(captured=True)

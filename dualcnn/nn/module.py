@@ -124,7 +124,9 @@ class Module:
         if name in self._buffers and value is not None and not isinstance(value, Tensor):
             value = Tensor(value)
         super().__setattr__(name, value)
-        if name == "training" and before not in (None, value):
+        is_change = before is not None or isinstance(value, (Parameter, Module))
+        # Not what a module keeps for itself as it runs.
+        if is_change and before is not value and not name.startswith("_"):
             note_change()
 
     def _require_init(self) -> None:
