@@ -11,11 +11,12 @@ import math
 from collections.abc import Callable
 from functools import cache
 from numbers import Number
+from operator import attrgetter
 from typing import Any, NoReturn
 
 from . import backend
 from .backend import Array, Backend
-from .backend.capture import CaptureError
+from .backend.calls import CaptureError
 from .operators import Operators
 from .recording import (
     capturing,
@@ -64,7 +65,7 @@ def apply(op: Callable[..., Any], *inputs: Any, **params: Any) -> Any:
     result = Tensor.__new__(Tensor)
     result._data = y if backend.is_array(y) else _as_array(y)
     if recorded and vjp is not None:
-        result.requires_grad = True
+        result._requires_grad = True
         result._parents = inputs
         result._vjp = vjp
     return (result, *extra) if extra else result
@@ -106,13 +107,13 @@ class Tensor(Operators):
     grad: Array | None = None
     data_slot: Array | None = None
     grad_slot: Array | None = None
-    requires_grad = False
+    _requires_grad = False
 
     def __init__(self, data: Any, requires_grad: bool = False) -> None:
         self._data = _as_array(data)
         if requires_grad:
             self._check_differentiable()
-            self.requires_grad = True
+            self._requires_grad = True
 
     def _apply(self, op: Callable[..., Any], *inputs: Any, **params: Any) -> Any:
         return apply(op, *inputs, **params)
@@ -190,12 +191,20 @@ class Tensor(Operators):
 
     # Gradients.
 
+    def _set_requires_grad(self, value: bool) -> None:
+        if value != self._requires_grad:
+            self._requires_grad = value
+            note_change()
+
+    requires_grad = property(
+        attrgetter("_requires_grad"), _set_requires_grad, doc="Whether a gradient is wanted."
+    )
+
     def requires_grad_(self, requires_grad: bool = True) -> Tensor:
         """Want a gradient of this leaf, or want none."""
         if requires_grad:
             self._check_differentiable()
         self.requires_grad = requires_grad
-        note_change()
         return self
 
     def _check_differentiable(self) -> None:
@@ -284,12 +293,14 @@ class Tensor(Operators):
 
     def item(self) -> Any:
         """The only element, as a Python number."""
+        _check_readable()
         if self.numel() != 1:
             raise ValueError(f"item() needs a single element, got shape {self.shape}")
         return backend.to_numpy(self._data).item()
 
     def numpy(self) -> Any:
         """The values as a NumPy array, sharing memory on the CPU."""
+        _check_readable()
         return backend.to_numpy(self._data)
 
     def tolist(self) -> Any:
@@ -374,6 +385,14 @@ def _as_array(data: Any) -> Array:
     if not hasattr(data, "shape") or not hasattr(data, "dtype"):
         raise TypeError(f"expected an array, a list or a number, got {type(data).__name__}")
     return backend.asarray(data) if isinstance(data, Number) else data
+
+
+def _check_readable() -> None:
+    if capturing.get():
+        raise CaptureError(
+            "a value was read within a captured function; what follows from it would stay as it is "
+            "now. Fix: read it outside, from what the function returns"
+        )
 
 
 def _sorted_nodes(last: Tensor) -> list[Tensor]:

@@ -9,20 +9,25 @@ That is what `torch.cuda.make_graphed_callables` does with CUDA graphs, here on 
 from __future__ import annotations
 
 import threading
+import warnings
 from collections.abc import Callable
-from functools import partial
-from typing import Any
+from functools import partial, update_wrapper
+from types import MethodType
+from typing import Any, NoReturn
 
 from . import backend
 from .autograd import Tensor
 from .backend import Array
-from .backend.calls import DECIDE, Calls, OtherwiseError
-from .backend.capture import Capture, CaptureError
+from .backend.calls import DECIDE, Calls, CaptureError, OtherwiseError
+from .backend.capture import Capture
 from .backend.strided import StridedBackend
 from .ops.algorithms import overruled
-from .recording import capturing, casting, changes, recording
+from .recording import capturing, casting, changes, recording, watching
 
 __all__ = ["CaptureError", "Captured", "capture"]
+
+PATIENCE = 64
+"""Runs in a row that are noted and not repeated, before a function is left alone."""
 
 KINDS = 16
 """Kinds of arguments for which calls and memory are kept; the oldest gives way."""
@@ -61,37 +66,60 @@ class Captured:
         self.fn = fn
         self._runs: dict[Any, _Run] = {}
         self._changes = changes()
+        self._vain = 0
         self._lock = threading.RLock()
+        update_wrapper(self, fn, updated=())
 
     def __call__(self, *inputs: Any) -> Any:
         arrays = [x._data if isinstance(x, Tensor) else x for x in inputs]
-        first = None
+        first = next((a for a in arrays if _is_array(a)), None)
+        if first is None:
+            raise TypeError(
+                "expected a Tensor or an array among the arguments of a captured function, got "
+                f"{', '.join(type(x).__name__ for x in inputs) or 'none'}"
+            )
+        be = backend.of(argument=first)
+        is_seen = casting.get() is not None or watching.get() is not None
+        if is_seen or capturing.get() or not isinstance(be, StridedBackend):
+            return self.fn(*inputs)
         kinds: list[Any] = []
         for x, a in zip(inputs, arrays, strict=True):
             if _is_array(a):
-                first = a if first is None else first
-                kinds.append((a.shape, a.dtype, x is not a and x.requires_grad))
+                kinds.append((a.shape, a.strides, a.dtype, x is not a and x.requires_grad))
             else:
-                kinds.append(x)
-        if first is None:
-            raise TypeError(
-                "expected a Tensor or an array among the arguments of a captured function"
-            )
-        be = backend.of(argument=first)
-        is_part = capturing.get() or casting.get() is not None
-        if is_part or not isinstance(be, StridedBackend):
-            return self.fn(*inputs)
+                # 1, 1.0 and True are equal, and so are 0.0 and -0.0.
+                kinds.append((type(x), repr(x) if isinstance(x, float) else x))
         key = be, tuple(kinds), recording.get(), overruled()
         with self._lock:
             if self._changes != changes():
                 self._changes = changes()
                 self._runs.clear()
             run = self._runs.get(key)
-            if run is None or not run.is_confirmed:
-                run = self._first(key, run, be, inputs, arrays)
-            elif not run.again(arrays):
-                return self.fn(*inputs)
-            return run.results(inputs)
+            if run is not None and run.is_confirmed:
+                self._vain = 0
+                return run.results(inputs) if run.again(arrays) else self.fn(*inputs)
+            self._vain += 1
+            if self._vain > PATIENCE:
+                return self._uncaptured(inputs)
+            return self._first(key, run, be, inputs, arrays).results(inputs)
+
+    def _uncaptured(self, inputs: tuple[Any, ...]) -> Any:
+        if self._vain == PATIENCE + 1:
+            warnings.warn(
+                f"a captured function ran {PATIENCE} times and was never repeated, and runs as it "
+                "is from now on: each time something had changed, such as a mode, the shape of an "
+                "argument, or an attribute of a module, or there was no backward (no_grad says "
+                "that none will come)",
+                stacklevel=4,
+            )
+        return self.fn(*inputs)
+
+    def __get__(self, instance: Any, owner: Any = None) -> Any:
+        """Of a captured method the object's own, as of any function."""
+        return self if instance is None else MethodType(self, instance)
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any]]:
+        return capture, (self.fn,)
 
     def _first(
         self,
@@ -128,7 +156,7 @@ class _Run:
         self._differences: int = 0 if before is None else before._differences
         self._number = 0
         self._inputs = [
-            self._forward.hold(be.copy(be.asarray(a))) if _is_array(a) else a for a in arrays
+            self._forward.argument(be.copy(be.asarray(a))) if _is_array(a) else a for a in arrays
         ]
         given = [_like(x, a) for x, a in zip(inputs, self._inputs, strict=True)]
         token = capturing.set(True)
@@ -137,9 +165,10 @@ class _Run:
                 found = fn(*given)
         finally:
             capturing.reset(token)
-        self._is_several = isinstance(found, (tuple, list))
-        self._outputs: list[Tensor] = list(found) if self._is_several else [found]
+        self._kind = type(found)
+        self._outputs: list[Tensor] = list(found) if isinstance(found, (tuple, list)) else [found]
         self._check_outputs()
+        self._forward.end([output._data for output in self._outputs])
         self._is_differentiable = self._outputs[0].requires_grad
         leaves = self._outputs[0].leaves() if self._is_differentiable else []
         # Arguments come again each time; what else wants a gradient is the same.
@@ -175,12 +204,12 @@ class _Run:
         return not found
 
     def _check_outputs(self) -> None:
-        for output in self._outputs:
-            if not isinstance(output, Tensor):
-                raise CaptureError(
-                    "expected a captured function to return a Tensor or a tuple of Tensors, got "
-                    f"{type(output).__name__}"
-                )
+        odd = [type(x).__name__ for x in self._outputs if not isinstance(x, Tensor)]
+        if odd or not self._outputs:
+            raise CaptureError(
+                "expected a captured function to return a Tensor or a tuple of Tensors, got "
+                f"{odd[0] if odd else 'an empty tuple'}"
+            )
 
     def again(self, arrays: list[Any]) -> bool:
         """Compute the outputs for other arguments; False where these ask for other calls."""
@@ -208,11 +237,16 @@ class _Run:
     def results(self, inputs: tuple[Any, ...]) -> Any:
         """The outputs, in memory that the next run leaves alone."""
         results = [Tensor(self._backend.copy(output._data)) for output in self._outputs]
+        for result, output in zip(results, self._outputs, strict=True):
+            if output.requires_grad:
+                result._requires_grad = True
+                result._vjp = _refuse
         if self._is_differentiable:
-            results[0].requires_grad = True
             results[0]._parents = (*self._parameters, *(inputs[i] for i in self._wanting))
             results[0]._vjp = partial(self._vjp, self._number)
-        return tuple(results) if self._is_several else results[0]
+        if not issubclass(self._kind, (tuple, list)):
+            return results[0]
+        return self._kind(*results) if hasattr(self._kind, "_fields") else self._kind(results)
 
     def _vjp(self, number: int, gy: Array) -> tuple[Array | None, ...]:
         if number != self._number:
@@ -242,10 +276,18 @@ class _Run:
         finally:
             capturing.reset(token)
         self._gradients = tuple(found.get(id(leaf)) for leaf in self._leaves)
+        backward.end([g for g in self._gradients if g is not None])
         self._backward = backward
         if self._before is not None and self._before._backward is not None:
             self.is_confirmed = self._is_as(self._before._backward, backward)
             self._before = None
+
+
+def _refuse(gy: Array) -> NoReturn:
+    raise RuntimeError(
+        "only the first Tensor that a captured function returns can be differentiated. Fix: return "
+        "one loss, all terms of it added up, first"
+    )
 
 
 def _is_array(x: Any) -> bool:
@@ -257,5 +299,5 @@ def _like(x: Any, array: Any) -> Any:
     if not isinstance(x, Tensor):
         return array
     tensor = Tensor(array)
-    tensor.requires_grad = x.requires_grad
+    tensor._requires_grad = x.requires_grad
     return tensor

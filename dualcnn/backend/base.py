@@ -39,9 +39,6 @@ class Backend:
     host = True
     """Whether the arrays lie in the memory of the process."""
 
-    reads = True
-    """Whether any value may be read: only then are labels checked on every call."""
-
     tf32 = False
     """Whether products of float32 may run in TF32; only a CUDA device has it."""
 
@@ -421,6 +418,10 @@ class Backend:
     def plainly(self, fn: Callable[..., Any], *args: Any) -> Any:
         """`fn(namespace, *args)` as it stands: a few numbers, which no kernel makes faster."""
         return fn(self.xp, *args)
+
+    def reads(self) -> bool:
+        """Whether a value may be read, as it costs nothing and is read again each time."""
+        return self.host
 
     def decide(self, flag: Any) -> bool:
         """The value of a 0-d array of bool, for a branch; only where `host`."""

@@ -11,7 +11,11 @@ import numpy as np
 from .base import Array
 from .strided import StridedBackend
 
-__all__ = ["Call", "Calls", "OtherwiseError"]
+__all__ = ["Call", "Calls", "CaptureError", "OtherwiseError"]
+
+
+class CaptureError(RuntimeError):
+    """What can't be computed again by the same calls."""
 
 
 class OtherwiseError(Exception):
@@ -47,6 +51,8 @@ class Calls:
         self.written: list[Array] = []
         """Arrays from outside that calls write to."""
         self._kept: list[Array] = []
+        self._arguments: list[int] = []
+        self._results: tuple[Any, ...] = ()
         self._spans: list[tuple[int, int]] = [] if after is None else list(after._spans)
 
     def hold(self, x: Array) -> Array:
@@ -54,6 +60,15 @@ class Calls:
         self._kept.append(x)
         self._spans.append(self._span(x))
         return x
+
+    def argument(self, x: Array) -> Array:
+        """The same of what the computation is given; it may not be written to."""
+        self._arguments.append(len(self._spans))
+        return self.hold(x)
+
+    def end(self, results: Sequence[Array | None]) -> None:
+        """Tell what comes of the calls; in other calls that must be the same arrays."""
+        self._results = tuple(self._described(x) for x in results)
 
     def note(
         self, name: str, again: Callable[[], Any], given: Sequence[Any], written: Sequence[Array]
@@ -64,6 +79,11 @@ class Calls:
         for x, described in zip(written, description[len(given) :], strict=True):
             if described[0] == OUTSIDE:
                 self.written.append(x)
+            elif described[1] in self._arguments:
+                raise CaptureError(
+                    f"a captured function writes to an argument ({name}), which is a copy of what "
+                    "it was given. Fix: let it refer to that array itself, not take it as argument"
+                )
 
     def decide(self, flag: Array, value: bool) -> bool:
         """Note that a branch was taken by `flag`, which was `value`."""
@@ -91,6 +111,9 @@ class Calls:
                     return f"{mine.name}, call {i}, got {_words(a)}, and then {_words(b)}"
         if len(self.noted) != len(other.noted):
             return f"{len(self.noted)} calls were made, and then {len(other.noted)}"
+        for a, b in zip(self._results, other._results, strict=False):
+            if a != b:
+                return f"what comes of them was {_words(a)}, and then {_words(b)}"
         return ""
 
     def is_view(self, x: Array, of: Sequence[Array]) -> bool:

@@ -22,22 +22,18 @@ import numpy as np
 from .base import Array
 from .calls import Calls
 
-__all__ = ["Capture", "CaptureError"]
+__all__ = ["Capture"]
 
-MAKING = "sum", "max", "fold", "sum_centred", "random_bits", "cast", "asarray", "scalar"
+MAKING = "sum", "max", "fold", "sum_centred", "random_bits", "cast", "widened", "asarray", "scalar"
 """Primitives that make an array, or return the one that they were given."""
 
 _one_at_a_time = threading.RLock()
 
 
-class CaptureError(RuntimeError):
-    """What can't be computed again by the same calls."""
-
-
 class Capture:
     """A block in which calls of one backend's primitives on this thread are noted in `calls`.
 
-    What is read there would stay as it is, so `Backend.reads` is False; branches taken by
+    What is read there would stay as it is, so `Backend.reads()` is False; branches taken by
     `Backend.decide` are noted.
     """
 
@@ -69,15 +65,15 @@ class Capture:
             "fuse": self._fuse,
             "plainly": self._plainly,
             "decide": self._decide,
-            "to_numpy": self._to_numpy,
+            "reads": lambda: False,
             **{name: partial(self._made, name) for name in MAKING},
         }
         self._primitives = {name: getattr(be, name) for name in own}
-        self._before = {"xp": be.xp, "reads": be.reads}
+        self._xp = be.xp
         # Attributes of the instance come before those of its class.
         for name, method in own.items():
             setattr(be, name, self.noting(method, self._primitives[name]))
-        be.xp, be.reads = _Namespace(self, be.xp), False
+        be.xp = _Namespace(self, be.xp)
         self.is_noting = True
 
     def __exit__(
@@ -89,8 +85,7 @@ class Capture:
         self.is_noting = False
         for name in self._primitives:
             delattr(self.backend, name)
-        for name, value in self._before.items():
-            setattr(self.backend, name, value)
+        self.backend.xp = self._xp
         _one_at_a_time.release()
 
     def noting(
@@ -302,14 +297,6 @@ class Capture:
 
     def _decide(self, flag: Array) -> bool:
         return self.calls.decide(flag, self._primitives["decide"](flag))
-
-    def _to_numpy(self, x: Array) -> Any:
-        if not self.backend.host:
-            raise CaptureError(
-                "a value was read on the host within a captured function; what follows from it "
-                "would stay as it is now. Fix: read it outside, from what the function returns"
-            )
-        return self._primitives["to_numpy"](x)
 
 
 class _Namespace:

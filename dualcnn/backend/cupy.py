@@ -40,7 +40,6 @@ class CupyBackend(StridedBackend):
     """
 
     host = False
-    reads = False
     row_length = 1
 
     def __init__(self, cp: Any, xp: Any = None, index: int = 0) -> None:

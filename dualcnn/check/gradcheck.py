@@ -177,7 +177,7 @@ def _check_dtype(name: str, x: Any, fix: str, eps: float) -> None:
 
 def _is_checked(x: Any) -> bool:
     if isinstance(x, Tensor):
-        return x.requires_grad
+        return bool(x.requires_grad)
     return hasattr(x, "dtype") and hasattr(x, "shape") and of(input=x).is_floating(x)
 
 

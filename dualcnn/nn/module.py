@@ -124,10 +124,15 @@ class Module:
         if name in self._buffers and value is not None and not isinstance(value, Tensor):
             value = Tensor(value)
         super().__setattr__(name, value)
-        is_change = before is not None or isinstance(value, (Parameter, Module))
-        # Not what a module keeps for itself as it runs.
-        if is_change and before is not value and not name.startswith("_"):
+        is_part = isinstance(value, (Parameter, Module)) or name in self._buffers
+        # Not what a module keeps for itself as it runs, private or an array.
+        is_kept = name.startswith("_") or isinstance(value, Tensor)
+        if before is not value and (is_part or (before is not None and not is_kept)):
             note_change()
+
+    def __delattr__(self, name: str) -> None:
+        super().__delattr__(name)
+        note_change()
 
     def _require_init(self) -> None:
         if "_buffers" not in vars(self):

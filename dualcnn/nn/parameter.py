@@ -54,7 +54,7 @@ class UninitializedParameter(Parameter):
     def __init__(self) -> None:
         super().__init__(0.0, requires_grad=False)
         self._data = None
-        self.requires_grad = True
+        self._requires_grad = True
 
     def materialize(self, data: Array) -> None:
         """Become a Parameter with these values."""
@@ -66,7 +66,7 @@ class UninitializedParameter(Parameter):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         UninitializedParameter.__init__(self)
-        self.requires_grad = state["requires_grad"]
+        self._requires_grad = state["requires_grad"]
 
     def __repr__(self) -> str:
         return "UninitializedParameter()"

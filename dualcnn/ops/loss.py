@@ -149,7 +149,7 @@ def _check_reduction(reduction: str) -> None:
 
 def _check_labels(be: Backend, labels: Array, classes: int, ignore_index: int | None) -> None:
     """Raise for labels out of range, where looking costs no synchronisation."""
-    if not be.reads or math.prod(labels.shape) == 0:
+    if not be.host or math.prod(labels.shape) == 0:
         return
     xp = be.xp
     if int(xp.min(labels)) >= 0 and int(xp.max(labels)) < classes:
@@ -271,13 +271,14 @@ def _masses(
     total = be.sum(own)
     # As many hits as labels: each is one of the classes. To look at them costs 6 us.
     count, is_known = labels.shape[0], True
-    if be.reads:
+    if be.reads():
         total = float(total)
         if factors is not None or total != count:
             _check_labels(be, labels, classes, ignore_index)
     elif factors is None and be.host and be.decide(be.plainly(_is, total, count)):
         total = float(count)
     else:
+        _check_labels(be, labels, classes, ignore_index)
         is_known = False
     mass = own
     if smoothing:

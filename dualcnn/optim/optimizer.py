@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from .. import backend
 from ..autograd import Tensor
 from ..backend import Array
-from ..backend.capture import CaptureError
+from ..backend.calls import CaptureError
 from ..recording import capturing
 from .buffer import FlatBuffer, GroupBuffers, Run
 

@@ -331,7 +331,7 @@ FAULTS = (
         "class weights not in the mean's denominator",
         LOSS,
         "be.sum(own)",
-        "be.sum(xp.astype(hits, rows.dtype))",
+        "be.sum(be.cast(hits, rows.dtype))",
         "test_ops_loss.py",
     ),
     Fault(

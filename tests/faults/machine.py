@@ -210,7 +210,7 @@ FAULTS = (
     Fault(
         "labels read back from the device to be checked",
         "ops/loss.py",
-        "    if be.reads:\n        total = float(total)",
+        "    if be.reads():\n        total = float(total)",
         "    if True:\n        total = float(total)",
         "test_ops_contract.py",
         backend="cupy-stand-in",
