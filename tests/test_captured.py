@@ -433,6 +433,8 @@ def test_a_value_that_was_read_is_refused(be):
 def test_a_count_is_refused(be):
     count = iter(range(9))
     refused(lambda x: Tensor(x) * next(count), be, "_mul, call 0, got 1, and then 2")
+    rates = iter([0.5, 0.25, 0.125])
+    refused(lambda x: Tensor(x) * next(rates), be, "_mul, call 0, got 0.25, and then 0.125")
 
 
 def test_arithmetic_past_the_backend_is_refused(be):

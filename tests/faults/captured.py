@@ -96,6 +96,20 @@ FAULTS = (
         "test_captured.py",
     ),
     Fault(
+        "capture: a result from elsewhere stays what it was",
+        CALLS,
+        "self._results = tuple(self._described(x) for x in results)",
+        "self._results = ()",
+        "test_captured.py",
+    ),
+    Fault(
+        "capture: 1 and 1.0 taken for the same argument",
+        CAPTURED,
+        "kinds.append((type(x), repr(x) if isinstance(x, float) else x))",
+        "kinds.append(x)",
+        "test_captured.py",
+    ),
+    Fault(
         "capture: a branch stays the one that earlier numbers took",
         CALLS,
         "if bool(flag) != value:",
