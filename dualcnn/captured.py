@@ -42,9 +42,10 @@ def capture(fn: Callable[..., Any]) -> Captured:
     made, for as long as no parameter is replaced and no module changes its mode. The memory of a
     whole run, forward and backward, stays in use.
 
-    What Python does in `fn` is not done again: prints, hooks. What it decides there stays decided;
-    only where the library itself looks at numbers, such as labels on the CPU, and they want other
-    calls, `fn` runs. Optimizers and whatever reads a value belong outside.
+    What Python does in `fn` is not done again: prints, hooks, numbers worked out. What it decides
+    there stays decided; only where the library itself looks at numbers, such as labels on the CPU,
+    and they want other calls, `fn` runs. A list or a private attribute of a module that changes is
+    not noticed. Optimizers and whatever reads a value belong outside.
 
     Raises `CaptureError` where runs go on to differ, as with dropout, and says in which call. Where
     the backend can't tell memory apart, and within `autocast`, which belongs into `fn`, that just
