@@ -1,8 +1,8 @@
 """Calls of NumPy's primitives with arrays that stay, as `Calls` makes them.
 
 What a primitive finds out about its arguments (whether BLAS can read them, which ufuncs an
-expression is) is found out once, and what is left is NumPy's own function. A step of net e, whose
-33 calls took 390 us through the primitives, takes 200 so.
+expression is) is found out once, and what is left is NumPy's own function. Forward and backward
+of net e took 369 us as calls of the primitives, and take 197 so.
 """
 
 from __future__ import annotations
