@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,15 @@ def run(*arguments: str, **settings: Any) -> tuple[int, str | None, str]:
     return process.returncode, out, err
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Children hear of Ctrl-C, also where pytest does not, as in a shell's background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
 @pytest.mark.parametrize(("sent", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_stopping_keeps_the_last_epoch(tmp_path, monkeypatch, capfd, sent, status):
