@@ -214,9 +214,13 @@ class Capture:
         noting = self.noting(call, fused)
 
         def later(*args: Any, out: Any = None) -> Any:
-            return (noting if self.is_noting else self.backend.fuse(fn))(*args, out=out)
+            return (noting if self.is_noting else self._present("fuse")(fn))(*args, out=out)
 
         return later
+
+    def _present(self, name: str) -> Callable[..., Any]:
+        """The backend's primitive as it is now: its own, or that of another capture."""
+        return getattr(self.backend, name)  # type: ignore[no-any-return]
 
     def _written(self, name: str, call: Callable[..., Any], args: tuple[Any, ...], out: Any) -> Any:
         """Of a primitive that writes to `out`, or made an array and could have written to it."""

@@ -96,7 +96,7 @@ def folded(
     _, scale, shift = be.fuse(_coefficients)(*args)
     by_output = be.reshape(scale, (-1, *(1,) * (weight.ndim - 1)))
     if bias is not None:
-        shift = be.fuse(_affine)(bias, scale, shift)
+        shift = be.plainly(_plus_product, shift, bias, scale)
     return be.fuse(_scaled)(weight, by_output), shift
 
 
@@ -324,6 +324,10 @@ def _quotient(ns: Any, total: Array, count: int) -> Array:
 
 def _sum(ns: Any, a: Array, b: float) -> Array:
     return a + b
+
+
+def _plus_product(ns: Any, total: Array, a: Array, b: Array) -> Array:
+    return total + a * b
 
 
 def _less_product(ns: Any, total: Array, a: Array, b: Array) -> Array:

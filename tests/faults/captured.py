@@ -61,7 +61,7 @@ FAULTS = (
     Fault(
         "capture: an expression asked for forward goes unnoted backward",
         CAPTURE,
-        "return (noting if self.is_noting else self.backend.fuse(fn))(*args, out=out)",
+        'return (noting if self.is_noting else self._present("fuse")(fn))(*args, out=out)',
         "return (noting if self.is_noting else fused)(*args, out=out)",
         "test_captured.py",
     ),

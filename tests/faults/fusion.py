@@ -107,7 +107,7 @@ FAULTS = (
     Fault(
         "a folded norm: the convolution's bias not scaled",
         NORMALIZATION,
-        "shift = be.fuse(_affine)(bias, scale, shift)",
+        "shift = be.plainly(_plus_product, shift, bias, scale)",
         "shift = shift + bias",
         "test_nn_folding.py",
     ),
