@@ -17,7 +17,7 @@ from typing import Any, Self, TypeAlias
 import array_api_compat
 import numpy as np
 
-from .places import tap_slices, window_sizes
+from .places import frame, tap_slices, window_sizes
 from .timer import Timer
 
 __all__ = ["Array", "Backend"]
@@ -265,7 +265,7 @@ class Backend:
         out: Array | None = None,
     ) -> Array:
         """`x` with `widths[axis] = (before, after)` places of `value` around it, into `out`."""
-        shape = tuple(n + a + b for n, (a, b) in zip(x.shape, widths, strict=True))
+        shape, _ = frame(x.shape, widths)
         if out is None:
             out = self.empty(shape, x.dtype)
         inner = [slice(None)] * len(shape)
@@ -279,7 +279,7 @@ class Backend:
 
     def framed(self, key: str, x: Array, widths: Sequence[tuple[int, int]]) -> Array:
         """`x` with zeros around it, in scratch that the next call with this key may overwrite."""
-        shape = tuple(n + a + b for n, (a, b) in zip(x.shape, widths, strict=True))
+        shape, _ = frame(x.shape, widths)
         return self.pad(x, widths, out=self.workspace(f"framed {key}", shape, x.dtype))
 
     # Windows (im2col) and their adjoint.

@@ -14,13 +14,13 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from functools import partial
-from types import TracebackType
 from typing import Any
 
 import numpy as np
 
 from .base import Array
 from .calls import Calls
+from .places import frame
 
 __all__ = ["Capture"]
 
@@ -76,12 +76,7 @@ class Capture:
         be.xp = _Namespace(self, be.xp)
         self.is_noting = True
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        tb: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.is_noting = False
         for name in self._primitives:
             delattr(self.backend, name)
@@ -130,14 +125,13 @@ class Capture:
         return self.calls.scratch[name]
 
     def _framed(self, key: str, x: Array, widths: Sequence[tuple[int, int]]) -> Array:
-        shape = tuple(n + a + b for n, (a, b) in zip(x.shape, widths, strict=True))
+        shape, inner = frame(x.shape, widths)
         name = (key, shape, str(x.dtype), tuple(widths))
         if name not in self.calls.scratch:
             # The zeros around stay, so that they are written once.
             zeros = self._unseen(self._primitives["full"])(shape, 0, x.dtype)
             self.calls.scratch[name] = self.calls.hold(zeros)
         out = self.calls.scratch[name]
-        inner = tuple(slice(a, n - b) for n, (a, b) in zip(shape, widths, strict=True))
         self._assign(out[inner], x)
         return out
 
@@ -171,19 +165,11 @@ class Capture:
         return found
 
     def _pad(
-        self,
-        x: Array,
-        widths: Sequence[tuple[int, int]],
-        value: float = 0.0,
-        out: Array | None = None,
+        self, x: Array, widths: Sequence[tuple[int, int]], value: float = 0.0, out: Any = None
     ) -> Array:
         if out is None:
-            shape = tuple(n + a + b for n, (a, b) in zip(x.shape, widths, strict=True))
-            out = self._empty(shape, x.dtype)
-        again = partial(self._primitives["pad"], x, widths, value, out)
-        self._unseen(again)()
-        self.calls.note("pad", again, (x, tuple(widths), value), (out,))
-        return out
+            out = self._empty(frame(x.shape, widths)[0], x.dtype)
+        return self._written("pad", self._primitives["pad"], (x, tuple(widths), value), out)
 
     # Arithmetic.
 
@@ -276,15 +262,8 @@ class Capture:
         self._unseen(blocks)()
         self.calls.note("blocks", blocks, (n, bytes_each, body), ())
 
-    def _reduce_blocks(
-        self,
-        n: int,
-        bytes_each: int,
-        shapes: Sequence[tuple[int, ...]],
-        dtype: Any,
-        body: Callable[[slice, list[Array], bool], None],
-    ) -> list[Array]:
-        reduce = partial(self._primitives["reduce_blocks"], n, bytes_each, shapes, dtype, body)
+    def _reduce_blocks(self, n: int, bytes_each: int, *what: Any) -> list[Array]:
+        reduce = partial(self._primitives["reduce_blocks"], n, bytes_each, *what)
         if not self.backend.shares(n, bytes_each):
             return list(reduce())
         totals = [self.calls.hold(total) for total in self._unseen(reduce)()]
@@ -294,7 +273,7 @@ class Capture:
             for total, found in zip(totals, reduce(), strict=True):
                 assign(total, found)
 
-        self.calls.note("reduce_blocks", again, (n, bytes_each, shapes, dtype, body), totals)
+        self.calls.note("reduce_blocks", again, (n, bytes_each, *what), totals)
         return totals
 
     # Values.

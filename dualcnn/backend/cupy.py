@@ -15,6 +15,7 @@ from . import contraction, counting, cublas, half
 from .base import Array
 from .kernels import FOLD_ELEMENTS, Kernels
 from .philox import counter_words
+from .places import frame
 from .strided import StridedBackend
 from .upload import upload
 
@@ -128,11 +129,11 @@ class CupyBackend(StridedBackend):
         out: Array | None = None,
     ) -> Array:
         # Two launches: to fill the borders alone takes two an axis.
-        shape = tuple(n + a + b for n, (a, b) in zip(x.shape, widths, strict=True))
+        shape, inner = frame(x.shape, widths)
         if out is None:
             out = self.empty(shape, x.dtype)
         out.fill(value)
-        out[tuple(slice(a, n - b) for n, (a, b) in zip(shape, widths, strict=True))] = x
+        out[inner] = x
         return out
 
     def contiguous(self, x: Array) -> Array:

@@ -17,6 +17,7 @@ from .arena import SMALLEST, Arena
 from .base import Array
 from .caches import private_cache
 from .fused import Fused
+from .places import frame
 from .products import SERIAL_PRODUCT, for_blas, is_for_ones, multiply
 from .strided import StridedBackend
 from .workers import WorkerPool, even, pool, staggered
@@ -170,11 +171,10 @@ class NumpyBackend(StridedBackend):
 
     def framed(self, key: str, x: Array, widths: Sequence[tuple[int, int]]) -> Array:
         # The next images of a batch find the zeros that the ones before had around them.
-        shape = tuple(n + a + b for n, (a, b) in zip(x.shape, widths, strict=True))
+        shape, inner = frame(x.shape, widths)
         name = f"framed {key}"
         held = self._local.__dict__
         layout = (shape[1:], tuple(widths), x.dtype, widths[0] == (0, 0))
-        inner = tuple(slice(a, n - b) for n, (a, b) in zip(shape, widths, strict=True))
         kept = held.get(name)
         if kept is None or kept[0] != layout or kept[1].shape[0] < shape[0] or not layout[3]:
             kept = held[name] = (layout, self._zero_scratch(name, shape, x.dtype))

@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Sequence
 from functools import lru_cache
 
-__all__ = ["tap_slices", "window_sizes"]
+__all__ = ["frame", "tap_slices", "window_sizes"]
 
 
 @lru_cache(maxsize=1024)
@@ -25,6 +25,15 @@ def tap_slices(
         )
         found.append((tap, (slice(None), *spatial, slice(None))))
     return tuple(found)
+
+
+def frame(
+    shape: Sequence[int], widths: Sequence[tuple[int, int]]
+) -> tuple[tuple[int, ...], tuple[slice, ...]]:
+    """The shape with `widths[axis] = (before, after)` more places, and where the old ones lie."""
+    whole = tuple(n + before + after for n, (before, after) in zip(shape, widths, strict=True))
+    inner = (slice(before, n - after) for n, (before, after) in zip(whole, widths, strict=True))
+    return whole, tuple(inner)
 
 
 def window_sizes(

@@ -74,7 +74,7 @@ def train_step(
     Where memory runs out, the error says in which layer, and nothing of the step is kept: a smaller
     batch may be tried next. Parameters are as they were, unless it ran out in the update itself.
     """
-    return _step(model, _forward(model, loss, scaler), x, y, optimizer, scaler)
+    return _guarded(model, _forward(model, loss, scaler), x, y, optimizer, scaler)
 
 
 def _forward(model: Module, loss: Loss, scaler: optim.GradScaler | None) -> Forward:
@@ -87,32 +87,7 @@ def _forward(model: Module, loss: Loss, scaler: optim.GradScaler | None) -> Forw
 
 
 def _step(
-    model: Module,
-    forward: Forward,
-    x: Any,
-    y: Any,
-    optimizer: optim.Optimizer,
-    scaler: optim.GradScaler | None,
-) -> tuple[Tensor, Tensor]:
-    try:
-        return _unguarded_step(forward, x, y, optimizer, scaler)
-    except MemoryError as error:
-        inputs = error.__dict__.get("_dualcnn_inputs", ())
-        for path, param in model.named_parameters():
-            if id(param) in inputs:
-                error.add_note(f"in layer {path.rpartition('.')[0]}: a gradient of {path}")
-                break
-        model.zero_grad()
-        backend.recover(error)
-        raise
-
-
-def _unguarded_step(
-    forward: Forward,
-    x: Any,
-    y: Any,
-    optimizer: optim.Optimizer,
-    scaler: optim.GradScaler | None,
+    forward: Forward, x: Any, y: Any, optimizer: optim.Optimizer, scaler: optim.GradScaler | None
 ) -> tuple[Tensor, Tensor]:
     optimizer.zero_grad()
     batch_loss, output = forward(x, y)
@@ -124,6 +99,23 @@ def _unguarded_step(
         scaler.step(optimizer)
         scaler.update()
     return batch_loss.detach(), output.detach()
+
+
+def _guarded(
+    model: Module, forward: Forward, x: Any, y: Any, *others: Any
+) -> tuple[Tensor, Tensor]:
+    """`_step`, in a frame of its own, whose arrays are let go where memory runs out."""
+    try:
+        return _step(forward, x, y, *others)
+    except MemoryError as error:
+        inputs = error.__dict__.get("_dualcnn_inputs", ())
+        for path, param in model.named_parameters():
+            if id(param) in inputs:
+                error.add_note(f"in layer {path.rpartition('.')[0]}: a gradient of {path}")
+                break
+        model.zero_grad()
+        backend.recover(error)
+        raise
 
 
 def fit(
@@ -184,7 +176,7 @@ def fit(
             model.train()
             running = RunningMetrics()
             for x, y in batches:
-                batch_loss, output = _step(model, forward, x, y, optimizer, scaler)
+                batch_loss, output = _guarded(model, forward, x, y, optimizer, scaler)
                 running.add(batch_loss, output, y)
                 if scheduler is not None and step_scheduler == "batch":
                     scheduler.step()
