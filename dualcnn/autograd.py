@@ -29,6 +29,7 @@ from .recording import (
     watch,
     watching,
 )
+from .values import Values
 
 __all__ = ["Tensor", "apply", "enable_grad", "is_grad_enabled", "no_grad", "watch"]
 
@@ -91,7 +92,7 @@ def _freed(gy: Array) -> NoReturn:
     )
 
 
-class Tensor(Operators):
+class Tensor(Operators, Values):
     """An array that can be differentiated with respect to.
 
     `data` is an array of any backend, or a list or number (floats become float32 on the current
@@ -289,64 +290,6 @@ class Tensor(Operators):
         else:
             self.grad = be.copy(g)
 
-    # Values.
-
-    def item(self) -> Any:
-        """The only element, as a Python number."""
-        _check_readable()
-        if self.numel() != 1:
-            raise ValueError(f"item() needs a single element, got shape {self.shape}")
-        return backend.to_numpy(self._data).item()
-
-    def numpy(self) -> Any:
-        """The values as a NumPy array, sharing memory on the CPU."""
-        _check_readable()
-        return backend.to_numpy(self._data)
-
-    def tolist(self) -> Any:
-        """The values as nested lists."""
-        return self.numpy().tolist()
-
-    def __bool__(self) -> bool:
-        return bool(self.item())
-
-    def __float__(self) -> float:
-        return float(self.item())
-
-    def __int__(self) -> int:
-        return int(self.item())
-
-    def __format__(self, spec: str) -> str:
-        return format(self.item(), spec) if spec else repr(self)
-
-    # Exports without a copy.
-
-    @property
-    def __dualcnn_array__(self) -> Array:
-        return self._data
-
-    @property
-    def __cuda_array_interface__(self) -> Any:
-        return self._data.__cuda_array_interface__
-
-    def __dlpack__(self, **options: Any) -> Any:
-        return self._data.__dlpack__(**options)
-
-    def __dlpack_device__(self) -> Any:
-        return self._data.__dlpack_device__()
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
-        if not self.backend.host:
-            raise TypeError(
-                f"a Tensor on {self.device} does not become a NumPy array by itself; use .numpy()"
-            )
-        array = self.numpy()
-        if dtype is not None and array.dtype != dtype:
-            if copy is False:
-                raise ValueError(f"a {array.dtype} Tensor as {dtype} needs a copy")
-            return array.astype(dtype)
-        return array.copy() if copy else array
-
     # Moves.
 
     def to(self, device: str | Backend) -> Tensor:
@@ -385,14 +328,6 @@ def _as_array(data: Any) -> Array:
     if not hasattr(data, "shape") or not hasattr(data, "dtype"):
         raise TypeError(f"expected an array, a list or a number, got {type(data).__name__}")
     return backend.asarray(data) if isinstance(data, Number) else data
-
-
-def _check_readable() -> None:
-    if capturing.get():
-        raise CaptureError(
-            "a value was read within a captured function; what follows from it would stay as it is "
-            "now. Fix: read it outside, from what the function returns"
-        )
 
 
 def _sorted_nodes(last: Tensor) -> list[Tensor]:
