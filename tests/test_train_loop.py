@@ -179,27 +179,6 @@ def test_fit_does_what_the_loop_in_the_readme_does(be: Backend):
     assert weights(model) == weights(twin)
 
 
-@pytest.mark.parametrize("precision", ["float32", "mixed"])
-def test_fit_captured_is_fit(be: Backend, precision: Any):
-    if precision == "mixed" and be.name not in ("numpy", "cupy"):
-        pytest.skip("the array API standard has no float16")
-    histories = []
-    for captured in (False, True):
-        model = small_model()
-        optimizer = optim.Adam(model.parameters(), lr=0.01)
-        options = {"epochs": 3, "batch_size": 4, "optimizer": optimizer, "validation": (X, Y)}
-        history = train.fit(model, (X, Y), precision=precision, captured=captured, **options)
-        measured = [(e.loss, e.accuracy, e.val_loss, e.val_accuracy) for e in history]
-        histories.append((measured, weights(model)))
-    assert histories[0] == histories[1]
-
-
-def test_fit_says_which_call_of_dropout_cant_be_captured():
-    model = nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(9, 3))
-    with pytest.raises(dualcnn.CaptureError, match="random_bits"):
-        train.fit(model, (X, Y), batch_size=3, captured=True)
-
-
 def test_seed_chooses_the_order():
     trained = {}
     for seed in (0, 0, 1):

@@ -1,0 +1,185 @@
+"""Captured functions in use: arguments, results, methods and threads."""
+
+from __future__ import annotations
+
+import copy
+import threading
+from typing import Any
+
+import numpy as np
+import pytest
+from captured_job import Job, digits, network
+from op_check import rng
+
+import dualcnn
+from dualcnn import Tensor, to_numpy
+from dualcnn import captured as captured_module
+from dualcnn import functional as F
+from dualcnn.backend import Backend
+
+pytestmark = pytest.mark.usefixtures("addressed")
+
+
+# Arguments, results and methods.
+
+
+def test_equal_numbers_of_other_types_are_other_arguments(be):
+    scaled = dualcnn.capture(lambda x, s: Tensor(x) * s)
+    x = be.asarray(np.arange(3))
+    for factor in (1, 1.0, True) * 3:
+        assert scaled(x, factor).dtype == (Tensor(x) * factor).dtype
+
+
+def test_each_memory_order_is_captured_by_itself(be):
+    mean = dualcnn.capture(lambda x: Tensor(x).mean())
+    for seed in range(8):
+        x = be.asarray(rng(seed).standard_normal((20, 8, 30)).astype("float32"))
+        if seed % 2:
+            x = be.permute(x, (2, 0, 1))
+        assert float(mean(x)) == float(Tensor(x).mean())
+
+
+def test_only_the_first_result_can_be_differentiated(be):
+    weight = Tensor(be.asarray(np.ones(2, "float32")), requires_grad=True)
+    both = dualcnn.capture(lambda x: ((x * weight).sum(), (weight * weight).sum()))
+    x = Tensor(be.asarray(np.ones(2, "float32")))
+    for _ in range(4):
+        loss, penalty = both(x)
+        loss.backward()
+        with pytest.raises(RuntimeError, match="only the first Tensor"):
+            penalty.backward()
+
+
+def test_float16(be):
+    probabilities = dualcnn.capture(lambda x: F.softmax(x, 1))
+    for seed in range(4):
+        x = Tensor(be.asarray(rng(seed).standard_normal((3, 4)).astype("float16")))
+        assert (to_numpy(probabilities(x)) == to_numpy(F.softmax(x, 1))).all()
+
+
+class Scaler:
+    def __init__(self, factor: float) -> None:
+        self.factor = factor
+
+    @dualcnn.capture
+    def scaled(self, x: Any) -> Any:
+        """Multiplied."""
+        return Tensor(x) * self.factor
+
+
+def test_a_method(be):
+    two, three = Scaler(2.0), Scaler(3.0)
+    for k in range(4):
+        x = be.asarray(np.full(1, k, "float32"))
+        assert [float(two.scaled(x)), float(three.scaled(x))] == [2 * k, 3 * k]
+    assert Scaler.scaled.__doc__ == "Multiplied."
+
+
+def test_a_copy_captures_for_itself(be):
+    model = network()
+    model.fast = dualcnn.capture(model.forward)
+    x, _ = digits(be, 1)
+    twin = copy.deepcopy(model.eval())
+    twin[0].bias.data = be.asarray(np.full(4, 9.0, "float32"))
+    for _ in range(3):
+        with dualcnn.no_grad():
+            for net in (model, twin):
+                assert (to_numpy(net.fast(x)) == to_numpy(net(x))).all()
+
+
+def test_a_function_that_is_never_repeated_is_left_alone(be, monkeypatch):
+    monkeypatch.setattr(captured_module, "PATIENCE", 3)
+    runs = []
+    fn = dualcnn.capture(lambda x: runs.append(1) or Tensor(x) * 2)
+    for n in range(1, 4):
+        fn(be.asarray(np.ones(n, "float32")))
+    with pytest.warns(UserWarning, match="ran 3 times and was never repeated"):
+        fn(be.asarray(np.ones(4, "float32")))
+    for _ in range(3):
+        fn(be.asarray(np.ones(4, "float32")))
+    assert len(runs) == 7
+
+
+def test_what_watches_sees_every_run(be):
+    seen = []
+    fn = dualcnn.capture(lambda x: Tensor(x) * 2)
+    x = be.asarray(np.ones(2, "float32"))
+    for _ in range(4):
+        fn(x)
+        with dualcnn.autograd.watch(lambda *call: seen.append(1) or call[-1]):
+            fn(x)
+    assert len(seen) == 4
+
+
+# Beside others.
+
+
+def test_what_other_threads_do_is_not_captured(be):
+    other, go, done = [], threading.Event(), threading.Event()
+
+    def work() -> None:
+        go.wait(100)
+        with dualcnn.use(be):
+            other.append((Tensor(be.asarray(np.ones(3, "float32"))) * 7).sum())
+        done.set()
+
+    def fn(x: Any) -> Tensor:
+        go.set()
+        assert done.wait(100)
+        return Tensor(x) * 2
+
+    captured = dualcnn.capture(fn)
+    threads = [threading.Thread(target=work) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+        found = captured(be.asarray(np.ones(3, "float32")))
+        thread.join(100)
+        assert to_numpy(found).tolist() == [2, 2, 2]
+        go.clear()
+        done.clear()
+    assert [float(total) for total in other] == [21, 21]
+    (run,) = captured._runs.values()
+    assert [call.name for call in run._forward.noted] == ["_mul"]
+
+
+def test_a_captured_function_within_another_is_part_of_it(be):
+    inner = dualcnn.capture(lambda x: x * 2)
+    outer = dualcnn.capture(lambda x: inner(Tensor(x)) + 1)
+    for k in range(4):
+        assert to_numpy(outer(be.asarray(np.full(2, k, "float32")))).tolist() == [2 * k + 1] * 2
+
+
+def test_the_oldest_kind_gives_way(be):
+    runs = []
+    fn = dualcnn.capture(lambda x: runs.append(1) or Tensor(x) * 2)
+    for n in range(1, 30):
+        fn(be.asarray(np.ones(n, "float32")))
+    assert len(fn._runs) == 16
+    for _ in range(3):
+        fn(be.asarray(np.ones(29, "float32")))
+    assert len(runs) == 30
+
+
+@pytest.fixture
+def strict() -> Backend:
+    return Backend(pytest.importorskip("array_api_strict"))
+
+
+def test_where_memory_cant_be_told_apart_it_just_runs(strict):
+    runs = []
+    fn = dualcnn.capture(lambda x: runs.append(1) or Tensor(x) * 2)
+    for k in range(4):
+        assert to_numpy(fn(strict.asarray(np.full(2, k, "float32")))).tolist() == [2 * k] * 2
+    assert len(runs) == 4
+
+
+def test_a_captured_step_never_waits_for_its_device(be):
+    job = Job(captured=True)
+    for seed in range(2):
+        job.step(*digits(be, seed))
+    x, y = digits(be, 3)
+    with dualcnn.backend.count() as counts:
+        job.optimizer.zero_grad()
+        job.loss_of(x, y).backward()
+        job.optimizer.step()
+    assert (counts.synchronizations, counts.host_copies) == (0, 0)
