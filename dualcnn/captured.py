@@ -8,21 +8,26 @@ That is what `torch.cuda.make_graphed_callables` does with CUDA graphs, here on 
 
 from __future__ import annotations
 
+import os
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial, update_wrapper
 from types import MethodType
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from . import backend
-from .autograd import Tensor
+from .autograd import Tensor, apply
 from .backend import Array
 from .backend.calls import DECIDE, Calls, CaptureError, OtherwiseError
 from .backend.capture import Capture
 from .backend.strided import StridedBackend
 from .ops.algorithms import overruled
 from .recording import capturing, casting, changes, recording, watching
+
+if TYPE_CHECKING:
+    from .backend.sharing import Sharing
 
 __all__ = ["CaptureError", "Captured", "capture"]
 
@@ -33,7 +38,7 @@ KINDS = 16
 """Kinds of arguments for which calls and memory are kept; the oldest gives way."""
 
 
-def capture(fn: Callable[..., Any]) -> Captured:
+def capture(fn: Callable[..., Any], processes: int | None = None) -> Captured:
     """`fn`, computed by the calls of the backend that it made before: the same numbers, sooner.
 
     `fn` takes Tensors and arrays, and other values that can be hashed, by position, and returns a
@@ -47,6 +52,11 @@ def capture(fn: Callable[..., Any]) -> Captured:
     and they want other calls, `fn` runs. A list or a private attribute of a module that changes is
     not noticed. Optimizers and whatever reads a value belong outside.
 
+    With `processes` that many share the work, the caller's among them, where it would otherwise be
+    threads: the same bits again, sooner on nets that are large enough for more than one core. They
+    are forked when a function was captured, and end when its calls are given up or the program
+    ends; a copy of the parameters is made for them in each run. On NumPy, under Linux.
+
     Raises `CaptureError` where runs go on to differ, as with dropout, and says in which call. Where
     the backend can't tell memory apart, and within `autocast`, which belongs into `fn`, that just
     runs.
@@ -57,14 +67,25 @@ def capture(fn: Callable[..., Any]) -> Captured:
     ...     loss_of(x, y).backward()
     ...     optimizer.step()
     """
-    return Captured(fn)
+    return Captured(fn, processes)
+
+
+MISSES = 3
+"""Runs in a row that want other calls than those kept, after which the function is captured anew. A
+VGG that overfits comes to a batch normalisation far from zero, and stays there."""
 
 
 class Captured:
     """What `capture` returns; one call runs at a time."""
 
-    def __init__(self, fn: Callable[..., Any]) -> None:
+    def __init__(self, fn: Callable[..., Any], processes: int | None = None) -> None:
+        if processes is not None and (not isinstance(processes, int) or processes < 1):
+            raise ValueError(
+                f"expected a number of processes from 1, the caller's among them, or None for "
+                f"threads, got {processes!r}"
+            )
         self.fn = fn
+        self.processes = processes
         self._runs: dict[Any, _Run] = {}
         self._changes = changes()
         self._vain = 0
@@ -90,15 +111,21 @@ class Captured:
             else:
                 # 1, 1.0 and True are equal, and so are 0.0 and -0.0.
                 kinds.append((type(x), repr(x) if isinstance(x, float) else x))
-        key = be, tuple(kinds), recording.get(), overruled()
+        # What a process has captured, one forked from it does not go on with.
+        key = be, tuple(kinds), recording.get(), overruled(), os.getpid()
         with self._lock:
             if self._changes != changes():
                 self._changes = changes()
-                self._runs.clear()
+                self._give_up(len(self._runs))
             run = self._runs.get(key)
             if run is not None and run.is_confirmed:
-                self._vain = 0
-                return run.results(inputs) if run.again(arrays) else self.fn(*inputs)
+                if run.again(arrays):
+                    self._vain = 0
+                    return run.results(inputs)
+                if run.misses < MISSES:
+                    return self.fn(*inputs)
+                run.close()
+                run = None
             self._vain += 1
             if self._vain > PATIENCE:
                 return self._uncaptured(inputs)
@@ -119,8 +146,8 @@ class Captured:
         """Of a captured method the object's own, as of any function."""
         return self if instance is None else MethodType(self, instance)
 
-    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any]]:
-        return capture, (self.fn,)
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        return capture, (self.fn, self.processes)
 
     def _first(
         self,
@@ -131,11 +158,18 @@ class Captured:
         arrays: list[Any],
     ) -> _Run:
         """A run of the function itself, compared with the one before."""
-        run = _Run(be, self.fn, inputs, arrays, before)
-        while len(self._runs) >= KINDS and key not in self._runs:
-            del self._runs[next(iter(self._runs))]
+        size = self.processes or 1
+        shared = be.sharing(size) if size > 1 else None
+        run = _Run(be, self.fn, inputs, arrays, before, shared)
+        if key not in self._runs:
+            self._give_up(len(self._runs) + 1 - KINDS)
         self._runs[key] = run
         return run
+
+    def _give_up(self, count: int) -> None:
+        """Let the oldest runs go."""
+        for key in list(self._runs)[: max(0, count)]:
+            self._runs.pop(key).close()
 
 
 class _Run:
@@ -148,24 +182,24 @@ class _Run:
         inputs: tuple[Any, ...],
         arrays: list[Any],
         before: _Run | None,
+        shared: Sharing | None,
     ) -> None:
         self._backend = be
-        self._forward = Calls(be)
+        self._shared = shared
+        self._forward = Calls(be, shared=shared)
         self._backward: Calls | None = None
         self.is_confirmed = False
         """Whether the run before made the same calls."""
         self._differences: int = 0 if before is None else before._differences
         self._number = 0
+        self.misses = 0
+        """Runs in a row that asked for other calls."""
         self._inputs = [
             self._forward.argument(be.copy(be.asarray(a))) if _is_array(a) else a for a in arrays
         ]
         given = [_like(x, a) for x, a in zip(inputs, self._inputs, strict=True)]
-        token = capturing.set(True)
-        try:
-            with Capture(self._forward):
-                found = fn(*given)
-        finally:
-            capturing.reset(token)
+        with _noting(self._forward):
+            found = fn(*given)
         self._kind = type(found)
         self._outputs: list[Tensor] = list(found) if isinstance(found, (tuple, list)) else [found]
         self._check_outputs()
@@ -204,6 +238,11 @@ class _Run:
             )
         return not found
 
+    def close(self) -> None:
+        """End the processes, if there are any; calls go on in threads."""
+        if self._shared is not None:
+            self._shared.close()
+
     def _check_outputs(self) -> None:
         odd = [type(x).__name__ for x in self._outputs if not isinstance(x, Tensor)]
         if odd or not self._outputs:
@@ -229,10 +268,12 @@ class _Run:
         try:
             self._forward.run()
         except OtherwiseError:
+            self.misses += 1
             # What was written, such as running statistics, is for the function to write.
             for x, saved in self._saved:
                 be.assign(x, saved)
             return False
+        self.misses = 0
         return True
 
     def results(self, inputs: tuple[Any, ...]) -> Any:
@@ -270,18 +311,51 @@ class _Run:
         def deliver(leaf: Tensor, gradient: Array) -> None:
             found[id(leaf)] = gradient
 
-        token = capturing.set(True)
-        try:
-            with Capture(backward):
-                self._outputs[0]._walk(self._gy, deliver)
-        finally:
-            capturing.reset(token)
+        with _noting(backward):
+            self._outputs[0]._walk(self._gy, deliver)
         self._gradients = tuple(found.get(id(leaf)) for leaf in self._leaves)
         backward.end([g for g in self._gradients if g is not None])
         self._backward = backward
         if self._before is not None and self._before._backward is not None:
             self.is_confirmed = self._is_as(self._before._backward, backward)
             self._before = None
+
+
+@contextmanager
+def _noting(calls: Calls) -> Iterator[None]:
+    """Note what is called of the backend within the block."""
+    within = capturing.set(True)
+    try:
+        with Capture(calls) as capture:
+            if calls.shared is None:
+                yield
+                return
+            token = casting.set(partial(_mirrored, capture))
+            try:
+                with calls.shared.alone():
+                    yield
+            finally:
+                casting.reset(token)
+    finally:
+        capturing.reset(within)
+
+
+def _mirrored(capture: Capture, op: Callable[..., Any], inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Inputs of an operation, parameters in memory that other processes see."""
+    if op is _seen:
+        return inputs
+    found = []
+    for x in inputs:
+        if isinstance(x, Tensor) and x.is_leaf:
+            mirror = capture.mirror(x._data)
+            if mirror is not x._data:
+                x = apply(_seen, x, mirror=mirror)
+        found.append(x)
+    return tuple(found)
+
+
+def _seen(x: Array, *, mirror: Array) -> Any:
+    return mirror, lambda gy: (gy,)
 
 
 def _refuse(gy: Array) -> NoReturn:

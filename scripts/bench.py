@@ -47,8 +47,9 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
         help="1, or 1,2 for one after the other",
     )
     parser.add_argument(
-        "--captured", action="store_true", help="dualcnn.capture too, beside dualcnn as it stands"
-    )
+        "--captured", nargs="?", const="threads", choices=["threads", "processes"],
+        help="dualcnn.capture too, beside dualcnn as it stands; with as many processes as threads",
+    )  # fmt: skip
     parser.add_argument("--inference", action="store_true", help="forward alone")
     parser.add_argument("--repeats", type=int, default=9, help="quiet samples of each side")
     parser.add_argument("--patience", type=float, default=120, help="seconds a net at most")

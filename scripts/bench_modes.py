@@ -82,7 +82,7 @@ def nets(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
         over += [f"captured/{library}" for library in options.against]
     table = Table(["net", "batch", *names, *over, "load", "quiet"], NET_WIDTH)
     for name, task in chosen(options):
-        steps = bench_sides.build(task, names)
+        steps = bench_sides.build(task, names, options.captured)
         agree({side: step() for side, step in steps.items()}, FIRST_TOLERANCE)
         sides = [Side(side, whole(step)) for side, step in steps.items()]
         load = compare(sides, options.repeats, options.patience)
@@ -117,7 +117,7 @@ def check(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     names = bench_sides.names(options.against, options.captured)
     table = Table(["net", "step", *names], NET_WIDTH)
     for name, task in chosen(options):
-        steps = bench_sides.build(task, names)
+        steps = bench_sides.build(task, names, options.captured)
         for i in range(CHECKED_STEPS if task.train else 1):
             results = {side: step() for side, step in steps.items()}
             table.row([f"{name} {task.net.what}", i, *(f"{v:.5f}" for v in results.values())])

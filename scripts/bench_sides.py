@@ -55,14 +55,14 @@ def missing(libraries: Sequence[str]) -> str | None:
     return None
 
 
-def names(libraries: Sequence[str], captured: bool = False) -> list[str]:
+def names(libraries: Sequence[str], captured: str | None = None) -> list[str]:
     """The sides: dualcnn, perhaps captured too, and one or more of each library."""
     two = {"torch": ["torch", CHANNELS_LAST]}
     others = [side for name in libraries for side in two.get(name, [name])]
     return ["dualcnn", *([CAPTURED] if captured else []), *others]
 
 
-def build(task: Task, sides: Sequence[str]) -> dict[str, Step]:
+def build(task: Task, sides: Sequence[str], captured: str | None = None) -> dict[str, Step]:
     """The step of each side. It returns the loss, or in inference the first logit."""
     model = dualcnn_model(task.net)
     # Taken before dualcnn trains: weights of all sides start equal.
@@ -72,7 +72,7 @@ def build(task: Task, sides: Sequence[str]) -> dict[str, Step]:
         if side == "dualcnn":
             steps[side] = dualcnn_step(task, model)
         elif side == CAPTURED:
-            steps[side] = dualcnn_step(task, dualcnn_model(task.net), captured=True)
+            steps[side] = dualcnn_step(task, dualcnn_model(task.net), captured)
         elif side in ("torch", CHANNELS_LAST):
             steps[side] = torch_step(task, state, channels_last=side == CHANNELS_LAST)
         else:
@@ -89,7 +89,8 @@ def state_of(model: nn.Module) -> dict[str, Any]:
     return {k: np.array(dualcnn.to_numpy(v)) for k, v in model.state_dict().items()}
 
 
-def dualcnn_step(task: Task, model: nn.Module, captured: bool = False) -> Step:
+def dualcnn_step(task: Task, model: nn.Module, captured: str | None = None) -> Step:
+    """`captured`: not at all, or shared by "threads" or by "processes"."""
     model.train(task.train)
     optimizer = task.net.optimizer.build(optim, model.parameters())
     x, criterion = dualcnn.asarray(task.images), nn.CrossEntropyLoss()
@@ -99,7 +100,9 @@ def dualcnn_step(task: Task, model: nn.Module, captured: bool = False) -> Step:
         return criterion(model(x), labels)
 
     if captured:
-        loss_of, logits_of = dualcnn.capture(loss_of), dualcnn.capture(model)
+        processes = task.threads if captured == "processes" else None
+        loss_of = dualcnn.capture(loss_of, processes)
+        logits_of = dualcnn.capture(model, processes)
 
     def step() -> float:
         optimizer.zero_grad()

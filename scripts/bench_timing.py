@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import multiprocessing
 import os
 import statistics
 import time
@@ -51,8 +52,11 @@ def whole(step: Callable[[], Any]) -> Callable[[], Sequence[float]]:
 
 
 def busy_seconds() -> tuple[float, float]:
-    """Processor seconds that the whole machine and this process have used (Linux)."""
-    own = sum(os.times()[:4])
+    """Processor seconds that the whole machine and this process have used, with the processes that
+    work for it (Linux).
+    """
+    workers = multiprocessing.active_children()
+    own = sum(os.times()[:4]) + sum(seconds_of(worker.pid) for worker in workers)
     try:
         fields = Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]
     except OSError:
@@ -60,6 +64,16 @@ def busy_seconds() -> tuple[float, float]:
     ticks = [int(f) for f in fields]
     used = sum(ticks[i] for i in (0, 1, 2, 5, 6, 7) if i < len(ticks))
     return used / os.sysconf("SC_CLK_TCK"), own
+
+
+def seconds_of(pid: int | None) -> float:
+    """Processor seconds of another process."""
+    try:
+        # Behind the name, which may have spaces, in parentheses.
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 @dataclass(frozen=True)

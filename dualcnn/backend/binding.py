@@ -16,7 +16,6 @@ import numpy as np
 
 from .fused import Fused
 from .products import SERIAL_PRODUCT, for_blas, is_for_ones, multiply
-from .workers import INLINE_BYTES
 
 __all__ = ["bound", "bound_into"]
 
@@ -32,7 +31,7 @@ def bound(
     name = _method(primitive)
     if name == "assign":
         out, x = args
-        if isinstance(x, np.ndarray) and out.nbytes < INLINE_BYTES:
+        if isinstance(x, np.ndarray) and be.is_inline(out.nbytes):
             return partial(np.copyto, out, x, casting="same_kind")
     elif name == "add_to":
         out, x = args

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from .base import Array
 from .strided import StridedBackend
+
+if TYPE_CHECKING:
+    from .sharing import Jobs, Sharing
 
 __all__ = ["Call", "Calls", "CaptureError", "OtherwiseError"]
 
@@ -38,11 +41,15 @@ class Calls:
     """A list of calls, and the arrays that they work on.
 
     The arrays are kept, so that nothing else gets their memory. With `after` the calls go on from
-    others, and know their arrays.
+    others, and know their arrays. With `shared` they are made by several processes.
     """
 
-    def __init__(self, be: StridedBackend, after: Calls | None = None) -> None:
+    def __init__(
+        self, be: StridedBackend, after: Calls | None = None, shared: Sharing | None = None
+    ) -> None:
         self.backend = be
+        self.shared: Sharing | None = shared if after is None else after.shared
+        self._jobs: Jobs | None = None
         self.noted: list[Call] = []
         self.scratch: dict[Any, Array] = {} if after is None else after.scratch
         """The calls' own, by purpose, shape and dtype."""
@@ -51,20 +58,31 @@ class Calls:
         self.written: list[Array] = []
         """Arrays from outside that calls write to."""
         self._kept: list[Array] = []
+        self.copied: list[tuple[int, int]] = []
+        """Addresses of arrays from outside that calls have copies of."""
         self._arguments: list[int] = []
         self._results: tuple[Any, ...] = ()
         self._spans: list[tuple[int, int]] = [] if after is None else list(after._spans)
 
     def hold(self, x: Array) -> Array:
-        """Take `x` for an array of the calls, known by the order in which it came."""
+        """Take `x`, or what takes its place, for an array of the calls, known by the order in which
+        it came.
+        """
+        if self.shared is not None:
+            x = self.shared.moved(x)
         self._kept.append(x)
-        self._spans.append(self._span(x))
+        self._spans.append(self.span(x))
         return x
 
     def argument(self, x: Array) -> Array:
         """The same of what the computation is given; it may not be written to."""
         self._arguments.append(len(self._spans))
         return self.hold(x)
+
+    def knows(self, x: Array) -> bool:
+        """Whether `x` is one of the arrays of the calls, or a part of it."""
+        start = self.backend.address(x)
+        return any(first <= start < end for first, end in self._spans)
 
     def end(self, results: Sequence[Array | None]) -> None:
         """Tell what comes of the calls; in other calls that must be the same arrays."""
@@ -78,12 +96,21 @@ class Calls:
         self.noted.append(Call(again, name, description))
         for x, described in zip(written, description[len(given) :], strict=True):
             if described[0] == OUTSIDE:
+                self._check_uncopied(name, described[1])
                 self.written.append(x)
             elif described[1] in self._arguments:
                 raise CaptureError(
-                    f"a captured function writes to an argument ({name}), which is a copy of what "
-                    "it was given. Fix: let it refer to that array itself, not take it as argument"
+                    f"a captured function writes to an argument or, shared among processes, to a "
+                    f"parameter ({name}), which is a copy. Fix: let it refer to that array itself, "
+                    "not take it as argument"
                 )
+
+    def _check_uncopied(self, name: str, start: int) -> None:
+        if any(first <= start < end for first, end in self.copied):
+            raise CaptureError(
+                f"a captured function writes to a parameter that it has used ({name}), of which "
+                "other processes have a copy. Fix: capture it without processes"
+            )
 
     def decide(self, flag: Array, value: bool) -> bool:
         """Note that a branch was taken by `flag`, which was `value`."""
@@ -98,6 +125,18 @@ class Calls:
 
     def run(self) -> None:
         """Make the calls again, on what the arrays hold now."""
+        if self.shared is None:
+            self._run()
+        elif self._jobs is None:
+            jobs: Jobs = []
+            with self.shared.surveying(jobs):
+                self._run()
+            self._jobs = jobs
+        else:
+            with self.shared.sharing(self._jobs):
+                self._run()
+
+    def _run(self) -> None:
         for again, _, _ in self.noted:
             again()
 
@@ -118,11 +157,11 @@ class Calls:
 
     def is_view(self, x: Array, of: Sequence[Array]) -> bool:
         """Whether `x` lies in the memory of one of the arrays `of`."""
-        start, end = self._span(x)
-        spans = (self._span(array) for array in of)
+        start, end = self.span(x)
+        spans = (self.span(array) for array in of)
         return start == end or any(first <= start < after for first, after in spans)
 
-    def _span(self, x: Array) -> tuple[int, int]:
+    def span(self, x: Array) -> tuple[int, int]:
         """The addresses of the first byte and after the last."""
         start = self.backend.address(x)
         reach = sum((n - 1) * step for n, step in zip(x.shape, x.strides, strict=True))

@@ -11,6 +11,7 @@ captured twice: `Calls.difference` finds a constant, or an array from outside, t
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -44,7 +45,7 @@ class Capture:
         self._depth = 0
         self._thread = threading.get_ident()
 
-    def __enter__(self) -> None:
+    def __enter__(self) -> Capture:
         _one_at_a_time.acquire()
         be = self.backend
         own: dict[str, Callable[..., Any]] = {
@@ -75,6 +76,7 @@ class Capture:
             setattr(be, name, self.noting(method, self._primitives[name]))
         be.xp = _Namespace(self, be.xp)
         self.is_noting = True
+        return self
 
     def __exit__(self, *error: object) -> None:
         self.is_noting = False
@@ -112,7 +114,9 @@ class Capture:
     # Memory.
 
     def _empty(self, shape: tuple[int, ...], dtype: Any) -> Array:
-        return self.calls.hold(self._primitives["empty"](shape, dtype))
+        shared = self.calls.shared
+        empty = self._primitives["empty"] if shared is None else shared.empty
+        return self.calls.hold(empty(shape, dtype))
 
     def _full(self, shape: tuple[int, ...], value: float, dtype: Any) -> Array:
         return self._assign(self._empty(shape, dtype), value)
@@ -135,6 +139,19 @@ class Capture:
         self._assign(out[inner], x)
         return out
 
+    def mirror(self, x: Array) -> Array:
+        """What other processes see of an array from outside: a copy, made anew in each run."""
+        if self.calls.knows(x) or not math.prod(x.shape):
+            return x
+        key = "mirror", self.backend.address(x), x.shape, x.strides
+        if key not in self.calls.scratch:
+            made = self._unseen(self.backend.copy)(x)
+            mirror = self.calls.scratch[key] = self.calls.argument(made)
+            again = self.backend.bound(self._primitives["assign"], mirror, x)
+            self.calls.note("mirror", again, (x,), ())
+            self.calls.copied.append(self.calls.span(x))
+        return self.calls.scratch[key]
+
     # Copies.
 
     def _assign(self, out: Array, x: Any) -> Array:
@@ -154,14 +171,14 @@ class Capture:
 
     def _contiguous(self, x: Array) -> Array:
         found = self._unseen(self._primitives["contiguous"])(x)
-        if self.calls.is_view(found, (x,)):
-            return found
-        return self._copied(self.calls.hold(found), x)
+        return found if self.calls.is_view(found, (x,)) else self._copied(self.calls.hold(found), x)
 
     def _reshape(self, x: Array, shape: tuple[int, ...]) -> Array:
         found = self._unseen(self._primitives["reshape"])(x, shape)
-        if not self.calls.is_view(found, (x,)):
-            self._copied(self.backend.reshape_view(self.calls.hold(found), tuple(x.shape)), x)
+        if self.calls.is_view(found, (x,)):
+            return found
+        found = self.calls.hold(found)
+        self._copied(self.backend.reshape_view(found, tuple(x.shape)), x)
         return found
 
     def _pad(
@@ -213,8 +230,8 @@ class Capture:
         found = self._unseen(call)(*args, out=out)
         outs = found if isinstance(found, tuple) else (found,)
         if out is None:
-            for made in outs:
-                self.calls.hold(made)
+            outs = tuple(map(self.calls.hold, outs))
+            found = outs if isinstance(found, tuple) else outs[0]
         self.calls.note(name, self.backend.bound(call, *args, out=found), args, outs)
         return found
 
@@ -238,9 +255,10 @@ class Capture:
         given = [a for a in args if be.owns(a)]
         if not all(be.owns(m) and not self.calls.is_view(m, given) for m in made):
             return found
-        for m in made:
-            self.calls.hold(m)
-        if made[0] is found:
+        is_one = made[0] is found
+        made = tuple(map(self.calls.hold, made))
+        found = made[0] if is_one else made
+        if is_one:
             again = be.bound_into(found, primitive, *args, **options)
         else:
             assign = self._primitives["assign"]
@@ -263,18 +281,12 @@ class Capture:
         self.calls.note("blocks", blocks, (n, bytes_each, body), ())
 
     def _reduce_blocks(self, n: int, bytes_each: int, *what: Any) -> list[Array]:
-        reduce = partial(self._primitives["reduce_blocks"], n, bytes_each, *what)
         if not self.backend.shares(n, bytes_each):
-            return list(reduce())
-        totals = [self.calls.hold(total) for total in self._unseen(reduce)()]
-        assign = self._primitives["assign"]
-
-        def again() -> None:
-            for total, found in zip(totals, reduce(), strict=True):
-                assign(total, found)
-
-        self.calls.note("reduce_blocks", again, (n, bytes_each, *what), totals)
-        return totals
+            return list(self._primitives["reduce_blocks"](n, bytes_each, *what))
+        reduce = self.backend.reduction(n, bytes_each, *what, empty=self._empty)
+        totals = self._unseen(reduce)()
+        self.calls.note("reduce_blocks", reduce, (n, bytes_each, *what), totals)
+        return list(totals)
 
     # Values.
 

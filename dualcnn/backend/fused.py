@@ -21,6 +21,8 @@ FUSE_ELEMENTS = 1 << 17
 """Elements of one part of an elementwise expression. Parts of 2**17 to 2**18 ran twice as fast on
 two threads as parts of 2**14: each ufunc call takes the interpreter lock once."""
 
+FEWEST_PARTS = 2
+
 ALONE_BYTES = 1 << 21
 """Expressions on smaller arrays run on the caller's thread: they take 0.2 ms, and to share them
 costs as much. A LeNet step at batch 64 took 4.6 ms with 2**20 and 4.3 with 2**21 or 2**22."""
@@ -117,12 +119,13 @@ class Fused:
         aliases: Aliases | None = None
         # Where only the last call writes to the output, and makes its own copies of what it reads
         # there, there is nothing to look out for.
-        is_small = found.largest < workers.INLINE_BYTES
+        pool = self.backend.pool
+        is_small = found.largest * pool.local.ease < workers.INLINE_BYTES
         if not (is_small and program.writes_last and outs[0].shape == shape):
             aliases = _aliases(args, outs, shape)
             if aliases is None:
                 return self._plainly(args, out)
-        if found.largest < ALONE_BYTES or self.backend.pool.inside:
+        if found.largest * pool.local.ease < ALONE_BYTES or pool.local.inside:
             program.run(args, outs, aliases, self.backend.scratch)
         else:
             self._parts(program, args, outs, shape, aliases)
@@ -188,7 +191,7 @@ class Fused:
         # An operand is split along the first axis unless it is broadcast along it.
         split = [a.ndim == len(shape) and a.shape[0] == shape[0] for a in arrays]
         rows = max(1, FUSE_ELEMENTS * shape[0] // max(1, math.prod(shape)))
-        parts = workers.staggered(shape[0], -(-shape[0] // rows))
+        parts = self.backend.pool.divided(shape[0], max(FEWEST_PARTS, -(-shape[0] // rows)))
 
         def body(i: int) -> None:
             part = parts[i]

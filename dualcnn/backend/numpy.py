@@ -19,8 +19,10 @@ from .caches import private_cache
 from .fused import Fused
 from .places import frame
 from .products import SERIAL_PRODUCT, for_blas, is_for_ones, multiply
+from .reduction import Reduction
+from .sharing import Sharing
 from .strided import StridedBackend
-from .workers import WorkerPool, even, pool, staggered
+from .workers import WorkerPool, even, pool
 
 __all__ = ["NumpyBackend"]
 
@@ -42,8 +44,8 @@ FEWEST_PARTS = 2
 """Parts of a small job that is shared: a part costs some 50 us of Python, which holds the
 interpreter lock. The two convolutions of a LeNet step took 9.3 ms in 8 parts each, 6.5 in 2."""
 
-MOST_LANES = 8
-"""Partial sums of one reduction, and parts of one product."""
+MOST_PARTS = 8
+"""Parts of one product."""
 
 SHARED_PRODUCT = 1 << 25
 """Products of fewer multiplications take under a millisecond: a hand-off would not pay. With 2**24
@@ -53,12 +55,6 @@ SKINNY = 256
 """A product of fewer rows or columns reads its operands too often: 128x9216 by 9216x128 took
 4.5 ms in parts of 32 rows, 2.4 in parts of 64, and 512x4608 by 4608x512 16.5 in parts of 64, 13.6
 in parts of 256. Two parts are the fewest."""
-
-ACCUMULATOR_BYTES = 40 << 20
-"""What the partial sums of one reduction may hold together: four of the 9.4 MB that the weights of
-a 256-channel Winograd convolution take. Its gradients took the same time with 2, 4 and 7 (33 to 34
-ms on two threads, 62 ms where 7 took 66), and a VGG's peak fell from 275 to 245 MB."""
-
 
 VIEWS = 32
 """Shapes of one scratch buffer that are remembered."""
@@ -114,7 +110,7 @@ class NumpyBackend(StridedBackend):
         return self.arena.empty(shape, dtype)
 
     def assign(self, out: Array, x: Any) -> Array:
-        small = out.nbytes < workers.INLINE_BYTES or self.pool.inside
+        small = out.nbytes * self.pool.local.ease < workers.INLINE_BYTES or self.pool.local.inside
         if small or not isinstance(x, np.ndarray) or self.is_half(x):
             np.copyto(out, x, casting="same_kind")
         else:
@@ -201,6 +197,13 @@ class NumpyBackend(StridedBackend):
     def shares(self, n: int, bytes_each: int) -> bool:
         return len(self._shared_parts(n, bytes_each)) > 1
 
+    def sharing(self, processes: int) -> Sharing:
+        return Sharing(self, processes)
+
+    def is_constant(self, x: Array) -> bool:
+        """Whether `x` lies in an array that `constant` made."""
+        return any(np.may_share_memory(x, made) for made in self._constants.values())
+
     def bound(self, primitive: Callable[..., Any], *args: Any, **options: Any) -> Callable[[], Any]:
         return binding.bound(self, primitive, args, options)
 
@@ -214,16 +217,20 @@ class NumpyBackend(StridedBackend):
     def parts(self, n: int, bytes_each: int) -> Sequence[slice]:
         return even(n, round(n * bytes_each / BLOCK_BYTES))
 
+    def is_inline(self, nbytes: int) -> bool:
+        """Whether parts of so much work together are too little to be shared."""
+        return nbytes * self.pool.local.ease < workers.INLINE_BYTES
+
     def _shared_parts(self, n: int, bytes_each: int) -> Sequence[slice]:
         """Parts for the pool: one alone for little work, else enough for every thread."""
         count = round(n * bytes_each / BLOCK_BYTES)
-        if n * bytes_each < workers.INLINE_BYTES:
+        if n * bytes_each * self.pool.local.ease < workers.INLINE_BYTES:
             return even(n, count)
-        return staggered(n, max(count, FEWEST_PARTS))
+        return self.pool.divided(n, max(count, FEWEST_PARTS))
 
     def blocks(self, n: int, bytes_each: int, body: Callable[[slice], None]) -> None:
         parts = self._shared_parts(n, bytes_each)
-        if n * bytes_each < workers.INLINE_BYTES:
+        if n * bytes_each * self.pool.local.ease < workers.INLINE_BYTES:
             for part in parts:
                 body(part)
         else:
@@ -240,33 +247,12 @@ class NumpyBackend(StridedBackend):
         parts = self._shared_parts(n, bytes_each)
         if not parts:
             return [self.zeros(shape, dtype) for shape in shapes]
-        kept = self.accumulator(dtype)
-        if len(parts) == 1:
-            alone = [self.empty(shape, kept) for shape in shapes]
-            body(parts[0], alone, False)
-            return alone if kept == dtype else [self.cast(total, dtype) for total in alone]
-        one = sum(math.prod(shape) for shape in shapes) * self.itemsize(dtype)
-        # An even number, for two threads.
-        most = min(MOST_LANES, max(4, ACCUMULATOR_BYTES // max(1, one) // 2 * 2))
-        if len(parts) <= most:
-            runs: Sequence[Sequence[slice]] = [(part,) for part in parts]
-        else:
-            runs = workers.lanes(n, len(parts), most)
-        sums = [[self.empty(shape, kept) for shape in shapes] for _ in runs]
+        return Reduction(self, n, bytes_each, parts, self.empty, shapes, dtype, body)()
 
-        def lane(i: int) -> None:
-            for part in runs[i]:
-                body(part, sums[i], part is not runs[i][0])
-
-        if n * bytes_each < workers.INLINE_BYTES:
-            for i in range(len(runs)):
-                lane(i)
-        else:
-            self.pool.run(lane, len(runs))
-        for other in sums[1:]:
-            for total, share in zip(sums[0], other, strict=True):
-                np.add(total, share, out=total)
-        return sums[0] if kept == dtype else [self.cast(total, dtype) for total in sums[0]]
+    def reduction(
+        self, n: int, bytes_each: int, *what: Any, empty: Callable[[tuple[int, ...], Any], Array]
+    ) -> Reduction:
+        return Reduction(self, n, bytes_each, self._shared_parts(n, bytes_each), empty, *what)
 
     # Arithmetic.
 
@@ -304,16 +290,15 @@ class NumpyBackend(StridedBackend):
     def _product(self, a: Array, b: Array, out: Array) -> Array:
         """The product, by one BLAS thread a worker: BLAS's own threads add up in another order."""
         multiplications = out.size * a.shape[-1]
-        if multiplications < SERIAL_PRODUCT or self.pool.inside:
+        if multiplications < SERIAL_PRODUCT or self.pool.local.inside:
             return multiply(a, b, out)
-        if multiplications < SHARED_PRODUCT or not (out.ndim == a.ndim == b.ndim <= 3):
+        shared = SHARED_PRODUCT // self.pool.local.ease
+        if multiplications < shared or not (out.ndim == a.ndim == b.ndim <= 3):
             with self.pool.one_blas_thread():
                 return multiply(a, b, out)
         axis = 0 if out.ndim == 3 else int(out.shape[1] > out.shape[0])
         most = out.shape[axis] // (1 if out.ndim == 3 else SKINNY)
-        parts = even(
-            out.shape[axis], max(2, min(MOST_LANES, most, multiplications // SHARED_PRODUCT))
-        )
+        parts = even(out.shape[axis], max(2, min(MOST_PARTS, most, multiplications // shared)))
 
         def body(i: int) -> None:
             part = parts[i]
@@ -365,7 +350,7 @@ class NumpyBackend(StridedBackend):
         """By a product with ones: 2**17 float32 take 7 us, by `einsum` 15, by `add.reduce` 12."""
         ones = self.ones_for(x)
         target = out if out is not None and not accumulate else None
-        if self.pool.inside or x.size < SERIAL_PRODUCT:
+        if self.pool.local.inside or x.size < SERIAL_PRODUCT:
             total = np.matmul(ones, x, out=target)
         else:
             with self.pool.one_blas_thread():

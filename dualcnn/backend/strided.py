@@ -5,23 +5,19 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .base import Array, Backend
-from .places import window_sizes
+from .places import memory_order, window_sizes
+
+if TYPE_CHECKING:
+    from .sharing import Sharing
 
 __all__ = ["StridedBackend"]
 
 _FLOAT32 = np.dtype("float32")
-
-
-@lru_cache(maxsize=1024)
-def _memory_order(strides: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """The axes from the longest stride to the shortest, and the way back."""
-    order = tuple(sorted(range(len(strides)), key=lambda axis: -abs(strides[axis])))
-    return order, tuple(sorted(range(len(strides)), key=order.__getitem__))
 
 
 @lru_cache(maxsize=1024)
@@ -52,6 +48,19 @@ class StridedBackend(Backend):
     def shares(self, n: int, bytes_each: int) -> bool:
         """Whether `blocks` and `reduce_blocks` give such parts to other threads."""
         return False
+
+    def sharing(self, processes: int) -> Sharing:
+        """What lets processes make captured calls; raises `RuntimeError` where they can't."""
+        raise RuntimeError(
+            f"expected NumPy arrays in a function captured for {processes} processes, got arrays "
+            f"of {self.name}, whose calls need none. Fix: leave `processes` out"
+        )
+
+    def reduction(
+        self, n: int, bytes_each: int, *what: Any, empty: Callable[[tuple[int, ...], Any], Array]
+    ) -> Callable[[], list[Array]]:
+        """`reduce_blocks` to be done many times, with `empty(shape, dtype)` for its memory."""
+        return partial(self.reduce_blocks, n, bytes_each, *what)
 
     def bound(self, primitive: Callable[..., Any], *args: Any, **options: Any) -> Callable[[], Any]:
         """A call of `primitive` with these very arrays, to be made many times."""
@@ -110,7 +119,7 @@ class StridedBackend(Backend):
         """Unset values whose axes lie in memory as those of `x` do."""
         if x.flags.c_contiguous:
             return self.empty(shape, dtype)
-        order, back = _memory_order(x.strides)
+        order, back = memory_order(x.strides)
         return self.empty(tuple([shape[axis] for axis in order]), dtype).transpose(back)
 
     def in_order_of(self, x: Array, like: Array) -> Array:

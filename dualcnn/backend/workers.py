@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import Context, copy_context
 from functools import lru_cache
 from itertools import pairwise
@@ -22,12 +22,26 @@ import numpy as np
 
 from . import blas
 
-__all__ = ["INLINE_BYTES", "WorkerPool", "default_size", "even", "lanes", "pool", "staggered"]
+__all__ = [
+    "INLINE_BYTES",
+    "Leader",
+    "WorkerPool",
+    "default_size",
+    "even",
+    "lanes",
+    "pool",
+    "staggered",
+]
+
+Leader = Callable[[Callable[[int], None], int], None]
 
 LOOP = 1 << 10
 """Elements of NumPy's ufunc buffers while parts run. Where an operand is repeated along the rows of
 another, loops over rows shorter than the buffer, which no cast needs here, take twice as long:
 2**17 float32 in rows of 2,048 times such a row, 28 us with NumPy's own 8,192, 15 us with 1,024."""
+
+EASE = 8
+"""To hand a part to a process that is awake costs some 8 us: `Team`."""
 
 INLINE_BYTES = 1 << 20
 """Work on fewer bytes takes under half a millisecond and runs inline: a hand-off costs 70 us."""
@@ -91,6 +105,34 @@ def default_size() -> int:
     return os.cpu_count() or 1
 
 
+class _Local(threading.local):
+    """What a thread knows of jobs."""
+
+    inside = False
+    """Whether it runs a part now."""
+    leader: Leader | None = None
+    """Who runs its jobs, if it is not the pool's threads."""
+    ease = 1
+    """How many times less work than threads need is worth sharing."""
+
+
+class _Part:
+    """See `WorkerPool.part`. A class, as a generator takes three times as long."""
+
+    __slots__ = ("buffered", "local", "outer")
+
+    def __init__(self, local: _Local) -> None:
+        self.local = local
+
+    def __enter__(self) -> None:
+        self.outer, self.local.inside = self.local.inside, True
+        self.buffered = np.setbufsize(LOOP)
+
+    def __exit__(self, *error: object) -> None:
+        np.setbufsize(self.buffered)
+        self.local.inside = self.outer
+
+
 class _Job:
     """The parts of one call: every thread takes the next until none is left."""
 
@@ -139,7 +181,7 @@ class WorkerPool:
         self._threads: list[threading.Thread] = []
         self._jobs: SimpleQueue[tuple[Context, _Job]] = SimpleQueue()
         self._start = threading.Lock()
-        self._local = threading.local()
+        self.local = _Local()
 
     @property
     def size(self) -> int:
@@ -154,16 +196,42 @@ class WorkerPool:
             raise ValueError(f"a worker pool needs at least 1 thread, got {size}")
         self._size = size
 
+    @contextmanager
+    def led_by(self, leader: Leader) -> Iterator[None]:
+        """Have `leader(body, parts)` run this thread's jobs within the block, small ones too."""
+        local = self.local
+        outer = local.leader, local.ease
+        local.leader, local.ease = leader, EASE
+        try:
+            yield
+        finally:
+            local.leader, local.ease = outer
+
+    def divided(self, n: int, count: int) -> tuple[slice, ...]:
+        """About `count` slices that cover `range(n)`, for who runs this thread's jobs."""
+        if self.local.leader is None:
+            return staggered(n, count)
+        # Processes don't keep each other waiting: of equal parts as many for one as for another.
+        return even(n, -(-count // 2) * 2)
+
     @property
     def inside(self) -> bool:
         """Whether this thread runs a part now."""
-        return getattr(self._local, "inside", False)
+        return self.local.inside
 
     def run(self, body: Callable[[int], None], parts: int) -> None:
         """Call `body(0)`, …, `body(parts - 1)`, each once, and return when all have ended."""
         if parts == 1:
             body(0)
             return
+        leader = self.local.leader
+        if leader is None or self.inside:
+            self.run_by_threads(body, parts)
+        else:
+            leader(body, parts)
+
+    def run_by_threads(self, body: Callable[[int], None], parts: int) -> None:
+        """The same, whoever leads this thread."""
         job = _Job(body, parts)
         helpers = min(self.size, parts) - 1
         if helpers < 1 or self.inside:
@@ -184,13 +252,12 @@ class WorkerPool:
         return blas.single_threaded() if self.size > 1 else nullcontext()
 
     def _work(self, job: _Job) -> None:
-        outer, self._local.inside = self.inside, True
-        buffered = np.setbufsize(LOOP)
-        try:
+        with self.part():
             job.work()
-        finally:
-            np.setbufsize(buffered)
-            self._local.inside = outer
+
+    def part(self) -> _Part:
+        """A block in which this thread runs parts: what is shared out there runs inline."""
+        return _Part(self.local)
 
     def _ensure(self, helpers: int) -> None:
         if len(self._threads) >= helpers:

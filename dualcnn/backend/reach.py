@@ -1,0 +1,55 @@
+"""What a function refers to: the arrays, and the values that it could change."""
+
+from __future__ import annotations
+
+import gc
+from types import BuiltinFunctionType, CodeType, FunctionType, ModuleType
+from typing import Any
+
+import numpy as np
+
+from .base import Backend
+from .calls import Calls
+from .fused import Fused
+
+__all__ = ["reach"]
+
+_APART = (Backend, Calls, Fused, ModuleType, type, CodeType, BuiltinFunctionType)
+"""Types of what is common to all functions, or remembers what it has found."""
+
+_VALUES = (int, float, complex, str, bytes, np.generic, np.dtype)
+
+
+def reach(fn: Any) -> tuple[list[Any], list[Any]]:
+    """The NumPy arrays that `fn` refers to, by way of whatever it refers to, and a description of
+    all of it, equal as long as numbers, containers and the places of arrays stay the same.
+
+    Of functions what they enclose and their defaults count, not their module's names.
+    """
+    arrays: list[Any] = []
+    state: list[Any] = []
+    seen: set[int] = set()
+    stack = [fn]
+    # What was described stays alive, so that no other object gets its identity meanwhile.
+    kept: list[Any] = []
+    while stack:
+        found = stack.pop()
+        if isinstance(found, _VALUES):
+            state.append(repr(found))
+            continue
+        if found is None or isinstance(found, _APART) or id(found) in seen:
+            continue
+        seen.add(id(found))
+        kept.append(found)
+        if isinstance(found, np.ndarray):
+            arrays.append(found)
+            state.append((found.ctypes.data, found.shape, found.strides, found.dtype))
+            continue
+        state.append(type(found))
+        if isinstance(found, FunctionType):
+            stack += (found.__closure__, found.__defaults__, found.__kwdefaults__)
+        elif isinstance(found, dict):
+            stack += (x for pair in found.items() for x in pair)
+        else:
+            stack += gc.get_referents(found)
+    return arrays, state

@@ -1,0 +1,144 @@
+"""What captured calls need so that several processes make them: memory that all see, and jobs.
+
+A job can be shared if every array that its parts refer to lies in that memory and they leave
+nothing elsewhere: what a part keeps in a list is lost in another process. Both are looked at while
+a first run goes on in threads; jobs that can't be shared stay there.
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
+
+import numpy as np
+
+from .arena import Arena
+from .base import Array
+from .places import memory_order
+from .reach import reach
+from .team import Job, Team
+
+__all__ = ["Jobs", "Sharing"]
+
+Jobs = list[int | None]
+"""The jobs of a list of calls, as they come, by their number; None of those that aren't shared."""
+
+
+class Sharing:
+    """Memory and a team of `processes` for the calls of one captured function on NumPy.
+
+    Raises `RuntimeError` where processes can't be forked.
+    """
+
+    def __init__(self, be: Any, processes: int) -> None:
+        if sys.platform != "linux":
+            raise RuntimeError(
+                f"expected Linux, where processes can be forked at any time, to share the work "
+                f"of a captured function, got {sys.platform}. Fix: leave `processes` out; threads "
+                "share it then"
+            )
+        self._be = be
+        self._pool = be.pool
+        self._size = processes
+        self._arena = Arena(shared=True)
+        self._jobs: list[Job] = []
+        self._team: Team | None = None
+        self._known = 0
+        """Jobs that the team knows."""
+        self._is_closed = False
+
+    # Memory.
+
+    def empty(self, shape: tuple[int, ...], dtype: Any) -> Array:
+        """Unset values that all processes see."""
+        return self._arena.empty(shape, dtype)
+
+    def moved(self, x: Array) -> Array:
+        """`x`, or a copy of it in memory that all processes see."""
+        if self._arena.holds(x.ctypes.data):
+            return x
+        order, back = memory_order(x.strides)
+        out = self._arena.empty(tuple([x.shape[axis] for axis in order]), x.dtype).transpose(back)
+        np.copyto(out, x)
+        return out
+
+    # Jobs.
+
+    def alone(self) -> AbstractContextManager[None]:
+        """A block in which threads run the jobs that processes would, in the same parts."""
+        led: AbstractContextManager[None] = self._pool.led_by(self._pool.run_by_threads)
+        return led
+
+    @contextmanager
+    def surveying(self, found: Jobs) -> Iterator[None]:
+        """Run jobs by threads within the block, and put down in `found` what can be shared."""
+
+        def survey(body: Callable[[int], None], parts: int) -> None:
+            arrays, before = reach(body)
+            self._pool.run_by_threads(body, parts)
+            can_be_shared = before == reach(body)[1] and all(map(self._is_seen, arrays))
+            found.append(len(self._jobs) if can_be_shared else None)
+            if can_be_shared:
+                self._jobs.append(Job(body, parts))
+
+        with self._pool.led_by(survey):
+            yield
+
+    @contextmanager
+    def sharing(self, known: Jobs) -> Iterator[None]:
+        """Run the jobs of calls, which come as they are `known`, by all processes."""
+        team = self._present() if any(number is not None for number in known) else None
+        if team is None:
+            with self.alone():
+                yield
+            return
+        coming = iter(known)
+
+        def lead(body: Callable[[int], None], parts: int) -> None:
+            number = next(coming, None)
+            if number is None or self._jobs[number].parts != parts:
+                self._pool.run_by_threads(body, parts)
+            else:
+                team.run(number, Job(body, parts))
+
+        with team, self._pool.led_by(lead):
+            yield
+
+    def close(self) -> None:
+        """End the processes; calls go on in threads."""
+        self._is_closed = True
+        if self._team is not None:
+            self._team.close()
+            self._team = None
+
+    def _is_seen(self, x: Array) -> bool:
+        return not x.size or self._arena.holds(x.ctypes.data) or self._be.is_constant(x)
+
+    def _present(self) -> Team | None:
+        """A team that knows all jobs; None where there can't be one."""
+        if self._is_closed:
+            return None
+        if self._team is not None and not self._team.is_whole:
+            self.close()
+            return None
+        if self._known < len(self._jobs):
+            # Processes know what was there when they were forked.
+            if self._team is not None:
+                self._team.close()
+            self._known = len(self._jobs)
+            self._team = self._forked()
+        return self._team
+
+    def _forked(self) -> Team | None:
+        try:
+            with warnings.catch_warnings():
+                # Python 3.12 warns of locks that other threads hold at a fork; a part takes none.
+                warnings.filterwarnings("ignore", "This process .* is multi-threaded")
+                return Team(self._jobs, self._size, self._pool)
+        except OSError as error:
+            warnings.warn(f"no processes for a captured function: {error}", stacklevel=2)
+            self._is_closed = True
+            return None
