@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import threading
 import warnings
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial, update_wrapper
@@ -53,9 +54,10 @@ def capture(fn: Callable[..., Any], processes: int | None = None) -> Captured:
     not noticed. Optimizers and whatever reads a value belong outside.
 
     With `processes` that many share the work, the caller's among them, where it would otherwise be
-    threads: the same bits again, sooner on nets that are large enough for more than one core. They
-    are forked when a function was captured, and end when its calls are given up or the program
-    ends; a copy of the parameters is made for them in each run. On NumPy, under Linux.
+    threads, and smaller pieces of it: sums round in another order, the same for any number of
+    processes. They are forked when a function was captured, and end when its calls are given up or
+    the program ends; on NumPy, under Linux. For them each run starts with a copy of the parameters,
+    which backward goes by, also where a parameter has changed since.
 
     Raises `CaptureError` where runs go on to differ, as with dropout, and says in which call. Where
     the backend can't tell memory apart, and within `autocast`, which belongs into `fn`, that just
@@ -79,7 +81,7 @@ class Captured:
     """What `capture` returns; one call runs at a time."""
 
     def __init__(self, fn: Callable[..., Any], processes: int | None = None) -> None:
-        if processes is not None and (not isinstance(processes, int) or processes < 1):
+        if processes is not None and (type(processes) is not int or processes < 1):
             raise ValueError(
                 f"expected a number of processes from 1, the caller's among them, or None for "
                 f"threads, got {processes!r}"
@@ -91,6 +93,8 @@ class Captured:
         self._vain = 0
         self._lock = threading.RLock()
         update_wrapper(self, fn, updated=())
+        # Runs that are let go may live on as garbage for a while, their processes with them.
+        weakref.finalize(self, _close, self._runs)
 
     def __call__(self, *inputs: Any) -> Any:
         arrays = [x._data if isinstance(x, Tensor) else x for x in inputs]
@@ -186,6 +190,7 @@ class _Run:
     ) -> None:
         self._backend = be
         self._shared = shared
+        self._process = os.getpid()
         self._forward = Calls(be, shared=shared)
         self._backward: Calls | None = None
         self.is_confirmed = False
@@ -296,6 +301,11 @@ class _Run:
                 "the captured function ran again before backward of its earlier result, and only "
                 "the latest can be differentiated. Fix: call backward after each run"
             )
+        if self._shared is not None and self._process != os.getpid():
+            raise RuntimeError(
+                "backward of a result that another process computed would write to memory that "
+                "both see. Fix: call the captured function in this process first"
+            )
         if self._backward is None:
             self._capture_backward(gy)
         else:
@@ -356,6 +366,11 @@ def _mirrored(capture: Capture, op: Callable[..., Any], inputs: tuple[Any, ...])
 
 def _seen(x: Array, *, mirror: Array) -> Any:
     return mirror, lambda gy: (gy,)
+
+
+def _close(runs: dict[Any, _Run]) -> None:
+    for run in runs.values():
+        run.close()
 
 
 def _refuse(gy: Array) -> NoReturn:

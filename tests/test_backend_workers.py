@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 
 import numpy as np
 import pytest
@@ -306,3 +307,20 @@ def test_frames_of_one_thread_by_another_name_are_others():
     assert one.max() == 1
     assert two.max() == 2
     assert not np.may_share_memory(one, two)
+
+
+def test_a_thread_that_waits_keeps_no_job():
+    pool = WorkerPool(2)
+    array = np.zeros(1)
+    kept = weakref.ref(array)
+    barrier = threading.Barrier(2)
+
+    def body(part, array=array):
+        barrier.wait(60)
+
+    pool.run(body, 2)
+    del array, body
+    deadline = time.monotonic() + 60
+    while kept() is not None:
+        assert time.monotonic() < deadline, "a worker keeps the last job's array"
+        time.sleep(0.001)

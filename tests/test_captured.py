@@ -137,6 +137,18 @@ def test_maps_with_a_large_mean_run_as_they_must(be):
     assert captured.runs == (4 if be.host else 2)
 
 
+def test_a_branch_that_stays_is_captured_anew(be):
+    eager, captured = Job(captured=False), Job(captured=True)
+    for seed in range(11):
+        x, y = digits(be, seed)
+        if seed >= 4:
+            x = Tensor(be.asarray(to_numpy(x) * 0.01 + 50))
+        assert eager.step(x, y) == captured.step(x, y)
+        assert_alike(eager, captured)
+    # Two runs, two that asked for other calls, and from the third of these on two more.
+    assert captured.runs == (6 if be.host else 2)
+
+
 def test_results_stay_when_it_runs_again(be):
     double = dualcnn.capture(lambda x: (Tensor(x) * 2, Tensor(x) + 1))
     given = [be.asarray(np.array([float(k)], "float32")) for k in range(5)]

@@ -58,7 +58,7 @@ class Calls:
         self.written: list[Array] = []
         """Arrays from outside that calls write to."""
         self._kept: list[Array] = []
-        self.copied: list[tuple[int, int]] = []
+        self.copied: list[tuple[int, int]] = [] if after is None else list(after.copied)
         """Addresses of arrays from outside that calls have copies of."""
         self._arguments: list[int] = []
         self._results: tuple[Any, ...] = ()

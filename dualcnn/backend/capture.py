@@ -143,7 +143,7 @@ class Capture:
         """What other processes see of an array from outside: a copy, made anew in each run."""
         if self.calls.knows(x) or not math.prod(x.shape):
             return x
-        key = "mirror", self.backend.address(x), x.shape, x.strides
+        key = "mirror", self.backend.address(x), x.shape, x.strides, str(x.dtype)
         if key not in self.calls.scratch:
             made = self._unseen(self.backend.copy)(x)
             mirror = self.calls.scratch[key] = self.calls.argument(made)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from types import BuiltinFunctionType, CodeType, FunctionType, ModuleType
+from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from .fused import Fused
 
 __all__ = ["reach"]
 
-_APART = (Backend, Calls, Fused, ModuleType, type, CodeType, BuiltinFunctionType)
+_APART = (Backend, Calls, Fused, ModuleType, type, CodeType)
 """Types of what is common to all functions, or remembers what it has found."""
 
 _VALUES = (int, float, complex, str, bytes, np.generic, np.dtype)

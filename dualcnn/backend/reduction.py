@@ -11,8 +11,8 @@ from .base import Array
 
 __all__ = ["Reduction"]
 
-MOST_LANES = 8
-"""Partial sums of one reduction."""
+LEAST_LANES, MOST_LANES = 4, 8
+"""Partial sums of one reduction of so many parts."""
 
 ACCUMULATOR_BYTES = 40 << 20
 """What the partial sums of one reduction may hold together: four of the 9.4 MB that the weights of
@@ -41,12 +41,14 @@ class Reduction:
         self._body = body
         self._is_shared = not be.is_inline(n * bytes_each)
         kept = be.accumulator(dtype)
-        one = sum(math.prod(shape) for shape in shapes) * be.itemsize(dtype)
-        # An even number, for two threads.
-        most = min(MOST_LANES, max(4, ACCUMULATOR_BYTES // max(1, one) // 2 * 2))
         self._runs: Sequence[Sequence[slice]] = [(part,) for part in parts]
-        if len(parts) > most:
-            self._runs = workers.lanes(n, len(parts), most)
+        if len(parts) > LEAST_LANES:
+            one = sum(math.prod(shape) for shape in shapes) * be.itemsize(dtype)
+            # An even number, for two threads.
+            fitting = ACCUMULATOR_BYTES // max(1, one) // 2 * 2
+            most = min(MOST_LANES, max(LEAST_LANES, fitting))
+            if len(parts) > most:
+                self._runs = workers.lanes(n, len(parts), most)
         self._sums = [[empty(shape, kept) for shape in shapes] for _ in self._runs]
         self.totals: list[Array] = self._sums[0]
         if kept != dtype:

@@ -7,7 +7,9 @@ a first run goes on in threads; jobs that can't be shared stay there.
 
 from __future__ import annotations
 
+import multiprocessing
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -40,6 +42,12 @@ class Sharing:
                 f"of a captured function, got {sys.platform}. Fix: leave `processes` out; threads "
                 "share it then"
             )
+        if multiprocessing.current_process().daemon:
+            raise RuntimeError(
+                "expected a process that may have processes of its own to share the work of a "
+                "captured function, got a daemon, such as one of a multiprocessing.Pool. Fix: "
+                "leave `processes` out"
+            )
         self._be = be
         self._pool = be.pool
         self._size = processes
@@ -49,6 +57,7 @@ class Sharing:
         self._known = 0
         """Jobs that the team knows."""
         self._is_closed = False
+        self._is_free = threading.Lock()
 
     # Memory.
 
@@ -90,11 +99,24 @@ class Sharing:
     @contextmanager
     def sharing(self, known: Jobs) -> Iterator[None]:
         """Run the jobs of calls, which come as they are `known`, by all processes."""
-        team = self._present() if any(number is not None for number in known) else None
-        if team is None:
+        is_wanted = any(number is not None for number in known)
+        # A team has one job at a time: on another thread the calls are made without it.
+        if not is_wanted or not self._is_free.acquire(blocking=False):
             with self.alone():
                 yield
             return
+        try:
+            team = self._present()
+            with self.alone() if team is None else self._led(team, known):
+                yield
+        finally:
+            if self._is_closed:
+                self._drop()
+            self._is_free.release()
+
+    @contextmanager
+    def _led(self, team: Team, known: Jobs) -> Iterator[None]:
+        # The same calls come to the same jobs: what the caller runs of one is what members know.
         coming = iter(known)
 
         def lead(body: Callable[[int], None], parts: int) -> None:
@@ -104,15 +126,25 @@ class Sharing:
             else:
                 team.run(number, Job(body, parts))
 
-        with team, self._pool.led_by(lead):
-            yield
+        try:
+            with team, self._pool.led_by(lead):
+                yield
+        except BaseException as error:
+            if not isinstance(error, Exception):
+                self._drop()
+            raise
 
     def close(self) -> None:
-        """End the processes; calls go on in threads."""
+        """End the processes, when their job has ended; calls go on in threads."""
         self._is_closed = True
+        if self._is_free.acquire(blocking=False):
+            self._drop()
+            self._is_free.release()
+
+    def _drop(self) -> None:
         if self._team is not None:
             self._team.close()
-            self._team = None
+        self._team, self._known = None, 0
 
     def _is_seen(self, x: Array) -> bool:
         return not x.size or self._arena.holds(x.ctypes.data) or self._be.is_constant(x)
@@ -122,14 +154,19 @@ class Sharing:
         if self._is_closed:
             return None
         if self._team is not None and not self._team.is_whole:
-            self.close()
+            warnings.warn(
+                "a process that shared the work of a captured function has ended, perhaps for want "
+                "of memory; threads go on",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+            self._is_closed = True
             return None
         if self._known < len(self._jobs):
             # Processes know what was there when they were forked.
-            if self._team is not None:
-                self._team.close()
-            self._known = len(self._jobs)
+            self._drop()
             self._team = self._forked()
+            self._known = len(self._jobs)
         return self._team
 
     def _forked(self) -> Team | None:
@@ -139,6 +176,10 @@ class Sharing:
                 warnings.filterwarnings("ignore", "This process .* is multi-threaded")
                 return Team(self._jobs, self._size, self._pool)
         except OSError as error:
-            warnings.warn(f"no processes for a captured function: {error}", stacklevel=2)
+            warnings.warn(
+                f"no processes for a captured function, threads go on: {error}",
+                RuntimeWarning,
+                stacklevel=2,
+            )
             self._is_closed = True
             return None

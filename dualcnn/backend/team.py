@@ -18,6 +18,7 @@ import signal
 import weakref
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from multiprocessing.connection import wait
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -90,18 +91,27 @@ class Team:
             context.Process(target=self._serve, name=f"dualcnn-{i + 1}", daemon=True)
             for i in range(size - 1)
         ]
-        self.close = weakref.finalize(self, _stop, self._members, self._leader)
+        self._stop = weakref.finalize(self, _stop, self._members, self._leader)
+        # Ctrl-C, and whatever else the program handles, is for the caller: members inherit this.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         try:
             for member in self._members:
                 member.start()
         except BaseException:
             self.close()
             raise
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     @property
     def is_whole(self) -> bool:
         """Whether all members live, and are this process's."""
         return os.getpid() == self._leader and all(m.is_alive() for m in self._members)
+
+    def close(self) -> None:
+        """End the members, whatever they do; more than once does nothing."""
+        self._stop()
+        self._blas.close()
 
     # The leader's part.
 
@@ -118,11 +128,12 @@ class Team:
         self._blas.close()
 
     def run(self, number: int, job: Job) -> None:
-        """Run all parts of a job, the one of that number, and return when they have ended."""
+        """Run all parts of a job, the one of that number, and return when they have ended.
+
+        After what is no `Exception`, such as Ctrl-C, the team can only be closed: a part may still
+        be on its way, and the lock held.
+        """
         state = self._state
-        if state[DONE] < state[THEIRS]:
-            # Ctrl-C ended the job before while a member had a part.
-            self._wait()
         serial = state[NUMBER] + 1
         with self._lock:
             state[JOB], state[PARTS] = number, job.parts
@@ -132,11 +143,17 @@ class Team:
             try:
                 while (part := self._take(serial)) >= 0:
                     job.body(part)
-            finally:
+            except Exception:
                 self._wait()
+                raise
+            self._wait()
             if state[FAILED]:
-                # The error that it met is met here too.
+                # Errors of other processes can't be raised here; most are met again.
                 job.body(state[FAILED] - 1)
+                raise RuntimeError(
+                    "a part of a captured function failed in a process that shared the work, and "
+                    "not in the caller's, perhaps for want of memory. Fix: run the step again"
+                )
 
     def _wait(self) -> None:
         """Let members take no more, and end what they took."""
@@ -148,7 +165,8 @@ class Team:
             looks += 1
             if looks % YIELD == 0:
                 os.sched_yield()
-            if looks % SPINS == 0 and not self.is_whole:
+            # Not by `is_alive`, which finds nobody dead in a program that ignores SIGCHLD.
+            if looks % SPINS == 0 and wait([m.sentinel for m in self._members], timeout=0):
                 raise RuntimeError(
                     "a process that shared the work of a captured function has ended before its "
                     "part was done, perhaps for want of memory: numbers of this run are missing. "
@@ -161,8 +179,8 @@ class Team:
     # A member's.
 
     def _serve(self) -> None:
-        # Ctrl-C is for the parent, which lets parts end.
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
         with self._pool.part(), blas.single_threaded(), np.errstate(all="ignore"):
             seen = 0
             while os.getppid() == self._leader:
@@ -210,7 +228,7 @@ def _stop(members: Sequence[Any], leader: int) -> None:
         return
     for member in members:
         if member.pid is not None:
-            member.terminate()
+            member.kill()
     for member in members:
         if member.pid is not None:
             member.join()

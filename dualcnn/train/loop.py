@@ -133,6 +133,7 @@ def fit(
     seed: int = 0,
     precision: Literal["float32", "mixed"] = "float32",
     captured: bool = False,
+    processes: int | None = None,
 ) -> History:
     """Train `model` on `data` for `epochs` passes and return what was measured.
 
@@ -144,7 +145,8 @@ def fit(
     precision: "mixed" runs products in float16, with scaled losses, and validation too; parameters
     stay float32. See `autocast` and `optim.GradScaler`.
     captured: after two batches of a size make the same calls without the model's Python between
-    them, see `dualcnn.capture`; models with dropout can't be.
+    them, see `dualcnn.capture`; models with dropout can't be. processes: so many share the work of
+    these calls.
     The loss and the accuracy stay on the device and are read once an epoch.
 
     Raises TrainingError, which names the epoch, where a loss is NaN or infinite.
@@ -159,6 +161,11 @@ def fit(
         raise ValueError(f'expected step_scheduler "epoch" or "batch", got {step_scheduler!r}')
     if precision not in ("float32", "mixed"):
         raise ValueError(f'expected precision "float32" or "mixed", got {precision!r}')
+    if processes is not None and not captured:
+        raise ValueError(
+            f"expected captured=True with processes={processes!r}: only captured calls are shared "
+            "among processes"
+        )
     batches = _batches(model, data, batch_size, shuffle=True, seed=seed)
     held_out = None if validation is None else _batches(model, validation, batch_size)
     if optimizer is None:
@@ -166,7 +173,7 @@ def fit(
     scaler = optim.GradScaler() if precision == "mixed" else None
     forward = _forward(model, loss, scaler)
     if captured:
-        forward = capture(forward)
+        forward = capture(forward, processes)
     state = TrainingState(model, optimizer, epochs, _length(batches), scaler=scaler)
     try:
         _call(callbacks, "on_fit_begin", state)

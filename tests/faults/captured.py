@@ -7,6 +7,8 @@ from .fault import Fault
 CAPTURED = "captured.py"
 CAPTURE = "backend/capture.py"
 CALLS = "backend/calls.py"
+SHARING = "backend/sharing.py"
+TEAM = "backend/team.py"
 
 FAULTS = (
     Fault(
@@ -129,5 +131,61 @@ FAULTS = (
         "if found.direct is not None and not any(late):",
         "if found.direct is not None:",
         "test_captured.py test_backend_expression.py",
+    ),
+    Fault(
+        "capture: calls that are no longer wanted are never noted anew",
+        CAPTURED,
+        "if run.misses < MISSES:",
+        "if run.misses:",
+        "test_captured.py",
+    ),
+    Fault(
+        "processes: a job on memory of its own is shared",
+        SHARING,
+        "before == reach(body)[1] and all(map(self._is_seen, arrays))",
+        "before == reach(body)[1]",
+        "test_backend_team.py",
+    ),
+    Fault(
+        "processes: a job is shared that leaves something in Python",
+        SHARING,
+        "before == reach(body)[1] and all(map(self._is_seen, arrays))",
+        "all(map(self._is_seen, arrays))",
+        "test_backend_team.py",
+    ),
+    Fault(
+        "processes: parameters stay those of the first run",
+        CAPTURE,
+        'self.backend.bound(self._primitives["assign"], mirror, x)',
+        'self.backend.bound(self._primitives["assign"], mirror, mirror)',
+        "test_captured_processes.py",
+    ),
+    Fault(
+        "processes: a job ends before the parts of others",
+        TEAM,
+        "while state[DONE] < state[THEIRS]:",
+        "while state[DONE] > state[THEIRS]:",
+        "test_backend_team.py",
+    ),
+    Fault(
+        "processes: an error of another is lost",
+        TEAM,
+        "state[FAILED] = part + 1",
+        "state[FAILED] = 0",
+        "test_backend_team.py",
+    ),
+    Fault(
+        "processes: one forked from the caller goes on with its calls",
+        CAPTURED,
+        "overruled(), os.getpid()",
+        "overruled()",
+        "test_captured_processes.py",
+    ),
+    Fault(
+        "processes: they outlive a parent that was killed",
+        TEAM,
+        "while os.getppid() == self._leader:",
+        "while True:",
+        "test_captured_processes.py",
     ),
 )

@@ -104,7 +104,7 @@ FAULTS = (
     Fault(
         "a product cut by the number of threads",
         NUMPY,
-        "max(2, min(MOST_LANES, most, multiplications // SHARED_PRODUCT))",
+        "max(2, min(MOST_PARTS, most, multiplications // shared))",
         "self.pool.size",
         "test_backend_workers.py",
     ),
@@ -194,9 +194,9 @@ FAULTS = (
     ),
     Fault(
         "a partial sum for each thread",
-        NUMPY,
-        "min(MOST_LANES, max(4,",
-        "min(self.pool.size, max(1,",
+        "backend/reduction.py",
+        "min(MOST_LANES, max(LEAST_LANES,",
+        "min(be.pool.size, max(1,",
         "test_backend_workers.py",
     ),
     Fault(
