@@ -142,9 +142,9 @@ class Sharing:
             self._is_free.release()
 
     def _drop(self) -> None:
-        if self._team is not None:
-            self._team.close()
-        self._team, self._known = None, 0
+        team, self._team, self._known = self._team, None, 0
+        if team is not None:
+            team.close()
 
     def _is_seen(self, x: Array) -> bool:
         return not x.size or self._arena.holds(x.ctypes.data) or self._be.is_constant(x)
