@@ -7,7 +7,7 @@ import os
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
@@ -20,9 +20,11 @@ from .fused import Fused
 from .places import frame
 from .products import SERIAL_PRODUCT, for_blas, is_for_ones, multiply
 from .reduction import Reduction
-from .sharing import Sharing
 from .strided import StridedBackend
 from .workers import WorkerPool, even, pool
+
+if TYPE_CHECKING:
+    from .sharing import Sharing
 
 __all__ = ["NumpyBackend"]
 
@@ -198,6 +200,9 @@ class NumpyBackend(StridedBackend):
         return len(self._shared_parts(n, bytes_each)) > 1
 
     def sharing(self, processes: int) -> Sharing:
+        # Here, as multiprocessing takes 15 ms to import.
+        from .sharing import Sharing
+
         return Sharing(self, processes)
 
     def is_constant(self, x: Array) -> bool:
