@@ -42,7 +42,7 @@ another, loops over rows shorter than the buffer, which no cast needs here, take
 
 EASE = 8
 """How many times less work than threads need is worth sharing with processes: to hand a part to one
-that is awake costs some 8 us, to a thread that sleeps 70."""
+that is awake costs 14 us, to a thread that sleeps 100."""
 
 INLINE_BYTES = 1 << 20
 """Work on fewer bytes takes under half a millisecond and runs inline: a hand-off costs 70 us."""

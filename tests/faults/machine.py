@@ -83,8 +83,8 @@ FAULTS = (
     Fault(
         "memory handed out while a result still lies in it",
         "backend/arena.py",
-        "self.memory = _Memory((nbytes",
-        "self.memory = np.empty((nbytes",
+        "_Memory((size,), np.uint8, mmap.mmap(-1, size) if shared else None)",
+        "np.empty(size, np.uint8)",
         "test_backend_arena.py::test_what_is_made_from_an_array_keeps_its_memory",
     ),
     Fault(
