@@ -43,9 +43,9 @@ def block_bytes(cache: int | None) -> int:
 BLOCK_BYTES = block_bytes(private_cache())
 
 LED_BYTES = 1 << 20
-"""The same where processes share: they have no lock to hand over. On the machine with 0.5 MiB a step
-of nets d, b and a1 took 162, 388, 88 ms in parts of 2 MiB, 154, 363, 85 of 1, 170, 396, 93 of 0.5.
-"""
+"""The same where processes share, which have no lock to hand over. On the machine with 0.5 MiB a
+step of nets d, b and a1 took 162, 388, 88 ms in parts of 2 MiB, 154, 363, 85 of 1, 170, 396, 93 of
+0.5."""
 
 FEWEST_PARTS = 2
 """Parts of a small job that is shared: a part costs some 50 us of Python, which holds the
