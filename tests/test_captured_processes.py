@@ -379,6 +379,13 @@ def test_other_systems_are_told_to_use_threads(monkeypatch):
         dualcnn.capture(F.relu, processes=2)(Tensor(np.ones(3)))
 
 
+def test_other_backends_are_told_that_they_need_none(be):
+    if be.name != "cupy":
+        pytest.skip("this is about CuPy")
+    with pytest.raises(RuntimeError, match=r"expected NumPy arrays.*got arrays of cupy"):
+        dualcnn.capture(F.relu, processes=2)(Tensor(be.asarray(np.ones(3))))
+
+
 def test_parameters_of_another_model_are_noticed():
     models = [network(), network()]
     count = [0]
