@@ -45,7 +45,7 @@ def capture(fn: Callable[..., Any], processes: int | None = None) -> Captured:
     `fn` takes Tensors and arrays, and other values that can be hashed, by position, and returns a
     Tensor or a tuple of them, of which the first can be differentiated. For each kind of arguments
     (shapes, dtypes) it runs until it made the same calls twice; from then on only these calls are
-    made, for as long as no parameter is replaced and no module changes its mode. The memory of a
+    made, for as long as no parameter is replaced and no module is in another mode. The memory of a
     whole run, forward and backward, stays in use.
 
     What Python does in `fn` is not done again: prints, hooks, numbers worked out. What it decides

@@ -5,10 +5,13 @@ All of it belongs to their context: a thread or a task that changes it changes n
 
 from __future__ import annotations
 
+import os
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from .backend import Array
 
@@ -22,6 +25,7 @@ __all__ = [
     "is_grad_enabled",
     "no_grad",
     "note_change",
+    "note_mode",
     "recording",
     "watch",
     "watching",
@@ -40,6 +44,10 @@ capturing: ContextVar[bool] = ContextVar("dualcnn_capturing", default=False)
 """Whether `capture` notes what runs now."""
 
 _changes = [0]
+
+_modes = [0]
+_marks: WeakKeyDictionary[Any, int] = WeakKeyDictionary()
+_lock = threading.Lock()
 
 casting: ContextVar[Caster | None] = ContextVar("dualcnn_casting", default=None)
 """What `amp.autocast` does to the inputs of an operation."""
@@ -76,13 +84,26 @@ def watch(watcher: Watcher) -> Iterator[None]:
 
 
 def note_change() -> None:
-    """Say that what decides about calls changed: a mode, a hook, the array of a parameter."""
+    """Say that what decides about calls changed: an option, a hook, the array of a parameter."""
     _changes[0] += 1
 
 
-def changes() -> int:
-    """How often that was said; what was kept for another number may be out of date."""
-    return _changes[0]
+def note_mode(module: Any) -> None:
+    """Say that a module went from one of its two modes to the other.
+
+    Unlike a change this is undone when it is said again: training goes on as before validation.
+    """
+    with _lock:
+        mark = _marks.get(module)
+        if mark is None:
+            mark = _marks[module] = int.from_bytes(os.urandom(8))
+        # A sum of random marks that any order of switches arrives at, and no other set of modules.
+        _modes[0] ^= mark
+
+
+def changes() -> tuple[int, int]:
+    """What was said until now; what was kept for another answer may be out of date."""
+    return _changes[0], _modes[0]
 
 
 def is_grad_enabled() -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -227,6 +228,24 @@ def test_it_is_captured_anew_after_a_change(be, what):
     assert changed(captured, what, be) == 2
     changed(eager, what, be)
     assert_alike(eager, captured)
+
+
+def test_a_mode_that_is_switched_back_captures_nothing_anew(be):
+    def validated(job: Job) -> None:
+        job.model.eval()
+        job.model.train()
+
+    assert changed(Job(captured=True), validated, be) == 0
+
+
+def test_modes_of_a_copy_are_its_own(be):
+    """Two changes of one kind, in the model and in its copy, are not none."""
+
+    def both(job: Job) -> None:
+        copy.deepcopy(job.model).eval()
+        job.model.eval()
+
+    assert changed(Job(captured=True), both, be) == 2
 
 
 def test_nothing_else_captures_anew(be):

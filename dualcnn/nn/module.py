@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Self
 from .. import backend
 from ..autograd import Tensor
 from ..backend import Array, Backend
-from ..recording import note_change
+from ..recording import note_change, note_mode
 from .parameter import Parameter, UninitializedParameter
 from .summary import Summary, summarize
 
@@ -128,7 +128,10 @@ class Module:
         # Not what a module keeps for itself as it runs, private or an array.
         is_kept = name.startswith("_") or isinstance(value, Tensor)
         if before is not value and (is_part or (before is not None and not is_kept)):
-            note_change()
+            if name == "training" and isinstance(before, bool) and isinstance(value, bool):
+                note_mode(self)
+            else:
+                note_change()
 
     def __delattr__(self, name: str) -> None:
         super().__delattr__(name)

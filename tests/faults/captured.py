@@ -140,6 +140,13 @@ FAULTS = (
         "test_captured.py",
     ),
     Fault(
+        "capture: two modes that were switched are taken for none",
+        "recording.py",
+        "int.from_bytes(os.urandom(8))",
+        "1",
+        "test_captured.py",
+    ),
+    Fault(
         "processes: a job on memory of its own is shared",
         SHARING,
         "before == reach(body)[1] and all(map(self._is_seen, arrays))",
