@@ -21,8 +21,6 @@ FUSE_ELEMENTS = 1 << 17
 """Elements of one part of an elementwise expression. Parts of 2**17 to 2**18 ran twice as fast on
 two threads as parts of 2**14: each ufunc call takes the interpreter lock once."""
 
-FEWEST_PARTS = 2
-
 ALONE_BYTES = 1 << 21
 """Expressions on smaller arrays run on the caller's thread: they take 0.2 ms, and to share them
 costs as much. A LeNet step at batch 64 took 4.6 ms with 2**20 and 4.3 with 2**21 or 2**22."""
@@ -191,7 +189,7 @@ class Fused:
         # An operand is split along the first axis unless it is broadcast along it.
         split = [a.ndim == len(shape) and a.shape[0] == shape[0] for a in arrays]
         rows = max(1, FUSE_ELEMENTS * shape[0] // max(1, math.prod(shape)))
-        parts = self.backend.pool.divided(shape[0], max(FEWEST_PARTS, -(-shape[0] // rows)))
+        parts = self.backend.pool.divided(shape[0], -(-shape[0] // rows))
 
         def body(i: int) -> None:
             part = parts[i]

@@ -47,10 +47,6 @@ LED_BYTES = 1 << 20
 step of nets d, b and a1 took 162, 388, 88 ms in parts of 2 MiB, 154, 363, 85 of 1, 170, 396, 93 of
 0.5."""
 
-FEWEST_PARTS = 2
-"""Parts of a small job that is shared: a part costs some 50 us of Python, which holds the
-interpreter lock. The two convolutions of a LeNet step took 9.3 ms in 8 parts each, 6.5 in 2."""
-
 MOST_PARTS = 8
 """Parts of one product."""
 
@@ -205,7 +201,7 @@ class NumpyBackend(StridedBackend):
         return len(self._shared_parts(n, bytes_each)) > 1
 
     def sharing(self, processes: int) -> Sharing:
-        # Here, as multiprocessing takes 15 ms to import.
+        # Here, as multiprocessing takes 19 ms to import.
         from .sharing import Sharing
 
         return Sharing(self, processes)
@@ -237,7 +233,7 @@ class NumpyBackend(StridedBackend):
         count = round(n * bytes_each / (BLOCK_BYTES if local.leader is None else LED_BYTES))
         if n * bytes_each * local.ease < workers.INLINE_BYTES:
             return even(n, count)
-        return self.pool.divided(n, max(count, FEWEST_PARTS))
+        return self.pool.divided(n, count)
 
     def blocks(self, n: int, bytes_each: int, body: Callable[[slice], None]) -> None:
         parts = self._shared_parts(n, bytes_each)

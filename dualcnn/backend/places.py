@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Sequence
 from functools import lru_cache
 
-__all__ = ["frame", "memory_order", "tap_slices", "window_sizes"]
+__all__ = ["frame", "tap_slices", "window_sizes"]
 
 
 @lru_cache(maxsize=1024)
@@ -25,13 +25,6 @@ def tap_slices(
         )
         found.append((tap, (slice(None), *spatial, slice(None))))
     return tuple(found)
-
-
-@lru_cache(maxsize=1024)
-def memory_order(strides: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """The axes from the longest stride to the shortest, and the way back."""
-    order = tuple(sorted(range(len(strides)), key=lambda axis: -abs(strides[axis])))
-    return order, tuple(sorted(range(len(strides)), key=order.__getitem__))
 
 
 def frame(

@@ -19,7 +19,6 @@ import numpy as np
 
 from .arena import Arena
 from .base import Array
-from .places import memory_order
 from .reach import reach
 from .team import Job, Team
 
@@ -69,8 +68,7 @@ class Sharing:
         """`x`, or a copy of it in memory that all processes see."""
         if self._arena.holds(x.ctypes.data):
             return x
-        order, back = memory_order(x.strides)
-        out = self._arena.empty(tuple([x.shape[axis] for axis in order]), x.dtype).transpose(back)
+        out = self._be.empty_ordered(x, x.shape, x.dtype, self._arena.empty)
         np.copyto(out, x)
         return out
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .base import Array, Backend
-from .places import memory_order, window_sizes
+from .places import window_sizes
 
 if TYPE_CHECKING:
     from .sharing import Sharing
@@ -18,6 +18,13 @@ if TYPE_CHECKING:
 __all__ = ["StridedBackend"]
 
 _FLOAT32 = np.dtype("float32")
+
+
+@lru_cache(maxsize=1024)
+def _memory_order(strides: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The axes from the longest stride to the shortest, and the way back."""
+    order = tuple(sorted(range(len(strides)), key=lambda axis: -abs(strides[axis])))
+    return order, tuple(sorted(range(len(strides)), key=order.__getitem__))
 
 
 @lru_cache(maxsize=1024)
@@ -115,12 +122,19 @@ class StridedBackend(Backend):
     def empty_like(self, x: Array) -> Array:
         return self.empty_ordered(x, tuple(x.shape), x.dtype)
 
-    def empty_ordered(self, x: Array, shape: tuple[int, ...], dtype: Any) -> Array:
-        """Unset values whose axes lie in memory as those of `x` do."""
+    def empty_ordered(
+        self,
+        x: Array,
+        shape: tuple[int, ...],
+        dtype: Any,
+        empty: Callable[[tuple[int, ...], Any], Array] | None = None,
+    ) -> Array:
+        """Unset values whose axes lie in memory as those of `x` do, in memory by `empty`."""
+        make = self.empty if empty is None else empty
         if x.flags.c_contiguous:
-            return self.empty(shape, dtype)
-        order, back = memory_order(x.strides)
-        return self.empty(tuple([shape[axis] for axis in order]), dtype).transpose(back)
+            return make(shape, dtype)
+        order, back = _memory_order(x.strides)
+        return make(tuple([shape[axis] for axis in order]), dtype).transpose(back)
 
     def in_order_of(self, x: Array, like: Array) -> Array:
         if x.strides == like.strides or x.ndim < 3:

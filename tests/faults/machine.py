@@ -96,9 +96,9 @@ FAULTS = (
     ),
     Fault(
         "parts of a batch by the number of threads",
-        NUMPY,
+        "backend/workers.py",
         "max(count, FEWEST_PARTS)",
-        "max(count, self.pool.size)",
+        "max(count, self.size)",
         "test_backend_workers.py",
     ),
     Fault(
