@@ -135,7 +135,9 @@ def test_after_an_error_the_next_job_is_done():
     assert counts.tolist() == [1] * 4
 
 
-def test_a_member_that_dies_in_its_part_is_told_of():
+@pytest.mark.parametrize("handler", [signal.SIG_DFL, signal.SIG_IGN], ids=["as is", "ignored"])
+def test_a_member_that_dies_in_its_part_is_told_of(handler):
+    """Also by a program that ignores the signal of it, and is not told by the system."""
     began = shared(2)
     parent = os.getpid()
 
@@ -146,10 +148,17 @@ def test_a_member_that_dies_in_its_part_is_told_of():
             os.kill(os.getpid(), signal.SIGKILL)
 
     job = Job(body, 2)
-    team = Team([job], 2, WorkerPool(1))
-    with team, pytest.raises(RuntimeError, match="ended before its part was done"):
-        team.run(0, job)
-    assert not team.is_whole
+    before = signal.signal(signal.SIGCHLD, handler)
+    try:
+        team = Team([job], 2, WorkerPool(1))
+        with team, pytest.raises(RuntimeError, match="ended before its part was done"):
+            team.run(0, job)
+        assert handler == signal.SIG_IGN or not team.is_whole
+        team.close()
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+    # Where the signal is ignored no one else takes them off the list.
+    multiprocessing.process._children.clear()
 
 
 def test_an_error_that_only_a_member_meets_is_told_of():
@@ -164,29 +173,6 @@ def test_an_error_that_only_a_member_meets_is_told_of():
 
     with pytest.raises(RuntimeError, match="failed in a process that shared the work, and not in"):
         run(body, 2)
-
-
-def test_a_member_that_dies_is_told_of_where_sigchld_is_ignored():
-    began = shared(2)
-    parent = os.getpid()
-
-    def body(part: int) -> None:
-        began[part] = 1
-        until(lambda: began.all())
-        if os.getpid() != parent:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    job = Job(body, 2)
-    before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
-    try:
-        team = Team([job], 2, WorkerPool(1))
-        with team, pytest.raises(RuntimeError, match="ended before its part was done"):
-            team.run(0, job)
-        team.close()
-    finally:
-        signal.signal(signal.SIGCHLD, before)
-    # No one else will take them off the list.
-    multiprocessing.process._children.clear()
 
 
 # What can be shared.

@@ -186,13 +186,13 @@ FAULTS = (
         CAPTURED,
         "overruled(), os.getpid()",
         "overruled()",
-        "test_captured_processes.py",
+        "test_captured_endings.py",
     ),
     Fault(
         "processes: they outlive a parent that was killed",
         TEAM,
         "while os.getppid() == self._leader:",
         "while True:",
-        "test_captured_processes.py",
+        "test_captured_endings.py",
     ),
 )
