@@ -65,8 +65,8 @@ CASES = {
     "stride 2, padding before": Case((2, 2, 6, 6), (3, 3), (2, 2), (1, 1, 0, 0)),
     "stride 2, 5x5": Case((2, 2, 9, 8), (5, 5), (2, 2), (2, 2, 2, 2)),
     "stride 2, 4x4": Case((2, 2, 8, 8), (4, 4), (2, 2), ONE),
-    "stride 2, long run": Case((2, 128, 5, 6), (3, 3), (2, 2), ONE),
-    "stride 2, long run, no padding": Case((2, 130, 4, 5), (2, 3), (2, 2)),
+    "stride 2, long run": Case((2, 256, 5, 6), (3, 3), (2, 2), ONE),
+    "stride 2, long run, no padding": Case((2, 258, 4, 5), (2, 3), (2, 2)),
     "stride 3": Case((2, 2, 9, 10), (3, 3), (3, 3), ONE),
     "stride down": Case((2, 2, 7, 6), (3, 3), (2, 1), ONE),
     "stride right": Case((2, 2, 6, 7), (3, 3), (1, 2), ONE),
@@ -79,7 +79,7 @@ CASES = {
     "dilation 2, stride 4": Case((1, 2, 11, 10), (3, 4), (4, 4), ONE, (2, 2)),
     "padding wider than the kernel": Case((1, 2, 3, 4), (2, 2), padding=(3, 4, 2, 3)),
     "wide padding, stride": Case((1, 2, 3, 4), (2, 2), (2, 3), (5, 4, 3, 6)),
-    "wide padding, long run": Case((1, 129, 2, 2), (2, 1), (2, 2), (3, 4, 2, 3)),
+    "wide padding, long run": Case((1, 257, 2, 2), (2, 1), (2, 2), (3, 4, 2, 3)),
     "only padding is met": Case((1, 2, 1, 1), (1, 1), (3, 3), (1, 1, 2, 2)),
 }
 

@@ -142,7 +142,8 @@ def sums_of_products(be: Backend) -> None:
         x = Tensor(be.asarray(np.ones((2, 4, 6, 6)), dtype), requires_grad=True)
         w = Tensor(be.asarray(np.ones((4, 1, 3, 3)), dtype), requires_grad=True)
         with dualcnn.algorithms("depthwise"):
-            F.conv2d(x, w, padding=1, groups=4).sum().backward()
+            for stride in (1, 2):
+                F.conv2d(x, w, stride=stride, padding=1, groups=4).sum().backward()
 
 
 def a_training(be: Backend) -> None:

@@ -20,8 +20,15 @@ FAULTS = (
     Fault(
         "depthwise: dilation counted in channels of another width",
         "ops/depthwise.py",
-        "(window.dilation[0], phase.apart)",
+        "(window.dilation[0], steps.apart)",
         "(window.dilation[0], 1)",
+        "test_ops_depthwise.py",
+    ),
+    Fault(
+        "depthwise: columns of a step counted from its other end",
+        "ops/phases.py",
+        "met.append((-(away // stride), away % stride))",
+        "met.append((-(away // stride), -away % stride))",
         "test_ops_depthwise.py",
     ),
     Fault(
