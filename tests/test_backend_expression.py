@@ -331,3 +331,33 @@ def test_a_choice_between_values_of_any_kind(dtype: str, rows: bool) -> None:
     shape = SHAPE[-1:] if rows else SHAPE
     values = [draw.integers(0, 256, s).astype(dtype) for s in (shape, SHAPE)]
     assert traced(check(_chosen, [*values, draw.integers(0, 2, SHAPE).astype(bool)]))
+
+
+@pytest.mark.usefixtures("parted")
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("place", ["new", "g", "y"])
+def test_what_a_relu_let_through_and_nothing_else(dtype: str, place: str) -> None:
+    """All values of gradients, in place too, by the bits of what was rectified."""
+    draw = rng(62)
+    g = draw.normal(size=SHAPE).astype(dtype)
+    with np.errstate(over="ignore"):
+        g.reshape(-1)[::3] = np.resize(SPECIAL, g.reshape(-1)[::3].size)
+    y = np.maximum(draw.normal(size=SHAPE), 0).astype(dtype)
+    y.reshape(-1)[::5] = np.resize((np.inf, 0.0, 1e-40), y.reshape(-1)[::5].size)
+    wanted = np.where(y > 0, g, 0.0).astype(dtype)
+    out = {"new": None, "g": g, "y": y}[place]
+    call = Fused(dualcnn.backend.numpy._mask, backend.get("numpy"))
+    np.testing.assert_array_equal(call(g, y, out=out), wanted)
+    assert traced(call)
+
+
+def test_a_maximum_with_zero_is_never_minus_zero() -> None:
+    """`choose.gate` takes bits for numbers."""
+    be = backend.get("numpy")
+    for size in (1, 3, 8, 17, 1000, 20_000):
+        for dtype in DTYPES:
+            x = np.full(2 * size, -0.0, dtype)
+            for given in (x, x[::2], x.reshape(2, size)):
+                for out in (None, np.ones(given.shape, dtype)):
+                    y = be.fuse(dualcnn.ops.activation._relu)(given, out=out)
+                    assert not np.signbit(y).any()

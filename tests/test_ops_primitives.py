@@ -291,9 +291,13 @@ def test_a_choice_broadcasts(be: Backend, shapes: tuple[tuple[int, ...], ...]) -
 
 @pytest.mark.usefixtures("parts")
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_mask_keeps_the_gradient_where_the_sign_is_positive(be: Backend, layout: str) -> None:
+def test_mask_keeps_the_gradient_where_a_relu_let_something_through(
+    be: Backend, layout: str
+) -> None:
     g, y = rng(106).normal(size=(2, 2, 3, 4, 5))
-    y[0, 0, 0] = [0.0, -0.0, math.inf, -math.inf, 1e-300]
+    y = np.maximum(y, 0)
+    y[0, 0, 0] = [0.0, math.inf, 0.0, 1e300, 1e-300]
+    g[0, 0, :2] = [math.inf, -math.inf, math.nan, -0.0, 1e-310]
     masked = be.mask(place(be, g, layout=layout), place(be, y, layout=layout))
     np.testing.assert_array_equal(be.to_numpy(masked), np.where(y > 0, g, 0))
 

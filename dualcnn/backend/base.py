@@ -390,7 +390,7 @@ class Backend:
         return stream_words(self, n, seed, stream)
 
     def mask(self, g: Array, y: Array, out: Array | None = None) -> Array:
-        """`g` where `y` is positive and zero elsewhere, in the memory order of `y`."""
+        """`g` where `y`, nowhere negative, is not 0, 0 elsewhere; in the memory order of `y`."""
         return self.fuse(_mask)(g, y, out=out)
 
     def sum_centred(self, x: Array, centre: Array, y: Array | None = None) -> Array:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["BITS", "above_zero", "where"]
+__all__ = ["BITS", "above_zero", "gate", "masked", "through", "where"]
 
 
 def where(condition: Any, a: Any, b: Any, out: Any = None) -> Any:
@@ -46,6 +46,38 @@ BITS: dict[str, Any] = {
     "B": np.dtype(np.uint8),
 }
 """By the code of a dtype, whole numbers of the same size."""
+
+UNSIGNED = {"f": np.dtype(np.uint32), "d": np.dtype(np.uint64)}
+"""The same of the dtypes that `gate` takes."""
+
+
+def gate(y: Any, out: Any = None) -> Any:
+    """What `through` multiplies bits by: as a whole number 1 where `y` is not 0, in the dtype of
+    `y`, which is nowhere negative.
+
+    A number is 0 if its bits are, but for -0, which a maximum with 0 never is. Signs of whole
+    numbers have vectors: of 2**19 float32 57 us, where `y > 0` and its cast took 86.
+    """
+    bits = UNSIGNED[y.dtype.char]
+    if out is None:
+        return np.sign(y.view(bits)).view(y.dtype)
+    np.sign(y.view(bits), out=out.view(bits))
+    return out
+
+
+def through(g: Any, gated: Any, out: Any = None) -> Any:
+    """`g` where a gate is open and 0 elsewhere, exactly for all values."""
+    bits = UNSIGNED[g.dtype.char]
+    if out is None:
+        return np.multiply(g.view(bits), gated.view(bits)).view(g.dtype)
+    np.multiply(g.view(bits), gated.view(bits), out=out.view(bits))
+    return out
+
+
+def masked(g: Any, y: Any) -> Any:
+    """`g` where `y`, which is nowhere negative, is not 0, and 0 elsewhere."""
+    return through(g, gate(y))
+
 
 ZEROS = 1 << 13
 """Zeros that a maximum with zero reads: NumPy's loop has vectors for two arrays, none for an array

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from .choose import BITS, above_zero, where
+from .choose import BITS, above_zero, gate, through, where
 
 __all__ = ["Aliases", "Call", "Program", "UntraceableError", "deliver", "trace"]
 
@@ -138,6 +138,9 @@ class _Tracer:
 
     def where(self, condition: Any, a: Any, b: Any) -> _Symbol:
         return self.record(where, condition, a, b)
+
+    def masked(self, g: Any, y: Any) -> _Symbol:
+        return self.record(through, g, self.record(gate, y))
 
     def maximum(self, a: Any, b: Any) -> _Symbol:
         if isinstance(b, (int, float)) and b == 0:

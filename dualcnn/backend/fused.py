@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from . import half, workers
-from .choose import where
+from .choose import masked, where
 from .expression import Aliases, Call, Program, UntraceableError, deliver, trace
 
 __all__ = ["Fused"]
@@ -51,7 +51,7 @@ class _Found(NamedTuple):
     late: list[tuple[int, int]]
 
 
-_plain = SimpleNamespace(**{**vars(np), "where": where})
+_plain = SimpleNamespace(**{**vars(np), "where": where, "masked": masked})
 _apart: frozenset[int] = frozenset()
 
 

@@ -349,6 +349,10 @@ class NumpyBackend(StridedBackend):
             return np.add(out, np.einsum(subscripts, *operands, out=total), out=out)
         return np.einsum(subscripts, *operands, out=out)
 
+    def mask(self, g: Array, y: Array, out: Array | None = None) -> Array:
+        found: Array = self.fuse(_mask)(g, y, out=out)
+        return found
+
     def _less(self, x: Array, centre: Array) -> Array:
         # Fresh memory would be paid for in page faults.
         return np.subtract(x, centre, out=self.workspace("centred", x.shape, centre.dtype))
@@ -379,6 +383,12 @@ class NumpyBackend(StridedBackend):
 
 def _identity(xp: Any, x: Array) -> Array:
     return x
+
+
+def _mask(ns: Any, g: Array, y: Array) -> Array:
+    # Beside NumPy's functions: see `choose.masked`.
+    masked: Array = ns.masked(g, y)
+    return masked
 
 
 def _sum(xp: Any, a: Array, b: Array) -> Array:
