@@ -352,7 +352,7 @@ def test_what_a_relu_let_through_and_nothing_else(dtype: str, place: str) -> Non
 
 
 def test_a_maximum_with_zero_is_never_minus_zero() -> None:
-    """`choose.gate` takes bits for numbers."""
+    """`choose.masked` takes bits for numbers."""
     be = backend.get("numpy")
     for size in (1, 3, 8, 17, 1000, 20_000):
         for dtype in DTYPES:

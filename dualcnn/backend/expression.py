@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from .choose import BITS, above_zero, gate, through, where
+from .choose import BITS, above_zero, masked, where
 
 __all__ = ["Aliases", "Call", "Program", "UntraceableError", "deliver", "trace"]
 
@@ -140,7 +140,7 @@ class _Tracer:
         return self.record(where, condition, a, b)
 
     def masked(self, g: Any, y: Any) -> _Symbol:
-        return self.record(through, g, self.record(gate, y))
+        return self.record(masked, g, y)
 
     def maximum(self, a: Any, b: Any) -> _Symbol:
         if isinstance(b, (int, float)) and b == 0:
