@@ -88,8 +88,8 @@ def understand(options: argparse.Namespace) -> None:
         if set(options.against) - {"torch"}:
             raise ValueError(f"--{options.mode} compares with torch alone")
         options.against = ["torch"]
-    if options.captured and options.mode not in ("nets", "check"):
-        raise ValueError("--captured measures steps of nets, or checks them with --check")
+    if options.captured and options.mode not in ("nets", "memory", "check"):
+        raise ValueError("--captured is for steps of nets, with --memory or --check perhaps")
     if "onnxruntime" in options.against and not options.inference:
         raise ValueError("onnxruntime only infers: add --inference, or leave it out")
     if options.plot and (options.mode not in ("nets", "memory") or not options.against):

@@ -127,16 +127,24 @@ def check(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
 
 def memory(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """What a process grows by from before the first step to the peak of some steps."""
-    names = bench_sides.names(options.against)
+    names = bench_sides.names(options.against, options.captured)
     over = [f"/{library}" for library in options.against]
+    if options.captured:
+        over += [f"captured/{library}" for library in options.against]
     table = Table(["net", "batch", *names, *over], NET_WIDTH)
     for name, task in chosen(options):
         batch = len(task.images)
-        megabytes = bench_memory.grown(names, name, batch, task.train, task.threads)
+        args = names, name, batch, task.train, task.threads, options.captured
+        megabytes = bench_memory.grown(*args)
         row = {**row_of(name, task, options), "mb": megabytes}
         row["ratios"] = ratios(megabytes, options.against)
+        captured = {}
+        if options.captured:
+            captured = ratios(megabytes, options.against, bench_sides.CAPTURED)
+            row["captured ratios"] = captured
         table.row([
-            f"{name} {task.net.what}", batch, *megabytes.values(), *row["ratios"].values()
+            f"{name} {task.net.what}", batch, *megabytes.values(),
+            *row["ratios"].values(), *captured.values(),
         ])  # fmt: skip
         yield row
 

@@ -188,7 +188,7 @@ def surveyed(sharing: Sharing, body: Callable[[int], None]) -> list[int | None]:
 
 def test_a_job_on_shared_memory_is_shared():
     sharing = Sharing(backend.get("numpy"), 2)
-    out = sharing.empty((2,), np.float32)
+    out = sharing.room.empty((2,), np.float32)
 
     def body(part: int) -> None:
         out[part] = part
@@ -214,7 +214,7 @@ def test_a_job_that_leaves_something_in_python_is_not():
 def test_constants_are_for_all():
     be = backend.get("numpy")
     sharing = Sharing(be, 2)
-    out = sharing.empty((2,), np.float32)
+    out = sharing.room.empty((2,), np.float32)
     table = be.reshape(be.constant(((3.0, 4.0),), np.dtype("float32")), (2,))
 
     def body(part: int) -> None:
@@ -227,11 +227,11 @@ def test_constants_are_for_all():
 def test_what_is_moved_keeps_values_and_memory_order(order):
     sharing = Sharing(backend.get("numpy"), 2)
     x = np.arange(24.0).reshape(2, 3, 4).transpose(order)
-    moved = sharing.moved(x)
+    moved = sharing.room.moved(x)
     assert not np.shares_memory(moved, x)
     assert moved.strides == x.strides
     np.testing.assert_array_equal(moved, x)
-    assert sharing.moved(moved) is moved
+    assert sharing.room.moved(moved) is moved
 
 
 def test_reach_follows_closures_methods_and_objects():

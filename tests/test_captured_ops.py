@@ -54,8 +54,9 @@ class Once:
     def again(self, seed: int) -> list[Any]:
         for mine, x in zip(self.given, inputs(self.call, self.be, seed), strict=True):
             self.be.assign(mine, x)
-        self.be.assign(self.gy, place(self.be, self.upstream(seed)))
         self.forward.run()
+        # Not before: what forward let go lies in the same memory.
+        self.be.assign(self.gy, place(self.be, self.upstream(seed)))
         self.backward.run()
         return [to_numpy(a) for a in (self.y, *self.gradients) if a is not None]
 

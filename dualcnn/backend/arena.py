@@ -88,13 +88,13 @@ class _Lease(weakref.ref[Any]):
 class Arena:
     """Slabs, and the free blocks in them by address and by size.
 
-    With `shared` all arrays come from slabs, and processes that are forked later see what is
-    written to them, as their parent sees what these write.
+    Arrays of fewer than `smallest` bytes are the C library's. With `shared` none is: processes that
+    are forked later see what is written to slabs, as their parent sees what these write.
     """
 
-    def __init__(self, shared: bool = False) -> None:
+    def __init__(self, shared: bool = False, smallest: int = SMALLEST) -> None:
         self.shared = shared
-        self.smallest = 0 if shared else SMALLEST
+        self.smallest = 0 if shared else smallest
         np.empty(KEPT, np.uint8)  # Never touched, so it costs 20 us and no memory.
         self.reset_after_fork()
 
@@ -142,6 +142,16 @@ class Arena:
     def holds(self, address: int) -> bool:
         """Whether memory at an address belongs to one of the slabs."""
         return any(slab.start <= address < slab.end for slab in self._slabs)
+
+    def alias(self, x: Any) -> Any:
+        """The elements of `x`, which lies here, as an array that does not keep their memory in use:
+        once nothing but such arrays refers to it, they see what comes there next.
+        """
+        address = x.ctypes.data
+        slab = next(slab for slab in self._slabs if slab.start <= address < slab.end)
+        alias = np.ndarray(x.shape, x.dtype, slab.memory, address - slab.address, x.strides)
+        alias.flags.writeable = x.flags.writeable
+        return alias
 
     def clear(self) -> None:
         """Give every slab in which no array lies back to the operating system."""

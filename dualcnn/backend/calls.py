@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 import numpy as np
 
@@ -12,6 +12,7 @@ from .base import Array
 from .strided import StridedBackend
 
 if TYPE_CHECKING:
+    from .room import Room
     from .sharing import Jobs, Sharing
 
 __all__ = ["Call", "Calls", "CaptureError", "OtherwiseError"]
@@ -38,10 +39,10 @@ class Call(NamedTuple):
 
 
 class Calls:
-    """A list of calls, and the arrays that they work on.
+    """A list of calls, and the memory of the arrays that they work on.
 
-    The arrays are kept, so that nothing else gets their memory. With `after` the calls go on from
-    others, and know their arrays. With `shared` they are made by several processes.
+    Nothing else gets that memory. With `after` the calls go on from others, and know their arrays.
+    With `shared` they are made by several processes.
     """
 
     def __init__(
@@ -49,6 +50,10 @@ class Calls:
     ) -> None:
         self.backend = be
         self.shared: Sharing | None = shared if after is None else after.shared
+        if after is not None:
+            self.room: Room = after.room
+        else:
+            self.room = be.room() if shared is None else shared.room
         self._jobs: Jobs | None = None
         self.noted: list[Call] = []
         self.scratch: dict[Any, Array] = {} if after is None else after.scratch
@@ -57,10 +62,11 @@ class Calls:
         """Whether a branch was taken by numbers: then `run` may raise `OtherwiseError`."""
         self.written: list[Array] = []
         """Arrays from outside that calls write to."""
-        self._kept: list[Array] = []
         self.copied: list[tuple[int, int]] = [] if after is None else list(after.copied)
         """Addresses of arrays from outside that calls have copies of."""
         self._arguments: list[int] = []
+        self._outside: list[Any] = []
+        """What is not the calls' own. It lives for as long as calls are compared by its place."""
         self._results: tuple[Any, ...] = ()
         self._spans: list[tuple[int, int]] = [] if after is None else list(after._spans)
 
@@ -68,9 +74,7 @@ class Calls:
         """Take `x`, or what takes its place, for an array of the calls, known by the order in which
         it came.
         """
-        if self.shared is not None:
-            x = self.shared.moved(x)
-        self._kept.append(x)
+        x = self.room.moved(x)
         self._spans.append(self.span(x))
         return x
 
@@ -93,7 +97,7 @@ class Calls:
     ) -> None:
         """Add a call, what it was given and the arrays that it wrote to."""
         description = tuple(self._described(x) for x in (*given, *written))
-        self.noted.append(Call(again, name, description))
+        self.noted.append(Call(self.room.detached(again), name, description))
         for x, described in zip(written, description[len(given) :], strict=True):
             if described[0] == OUTSIDE:
                 self._check_uncopied(name, described[1])
@@ -122,6 +126,12 @@ class Calls:
         self.decides = True
         self.note(DECIDE, again, (flag, value), ())
         return value
+
+    def forget(self) -> None:
+        """Let go of the calls' memory. They can't be made again, but compared with others."""
+        self.noted = [call._replace(again=_forgotten) for call in self.noted]
+        self.room, self.shared = self.backend.room(), None
+        self.scratch, self.written = {}, []
 
     def run(self) -> None:
         """Make the calls again, on what the arrays hold now."""
@@ -174,11 +184,15 @@ class Calls:
             if not math.prod(x.shape):
                 return "array", None, 0, layout
             start = self.backend.address(x)
-            for number, (first, end) in enumerate(self._spans):
+            # The latest one: those before it have let go of their memory.
+            for number in range(len(self._spans) - 1, -1, -1):
+                first, end = self._spans[number]
                 if first <= start < end:
                     return "array", number, start - first, layout
+            self._outside.append(x)
             return OUTSIDE, start, 0, layout
         if hasattr(x, "__dlpack__"):
+            self._outside.append(x)
             return "array from elsewhere", id(x), 0, (tuple(x.shape), (), str(x.dtype))
         if isinstance(x, (tuple, list)):
             return tuple(self._described(value) for value in x)
@@ -186,6 +200,10 @@ class Calls:
             # Nothing equals NaN.
             return repr(x)
         return getattr(x, "__qualname__", x)
+
+
+def _forgotten() -> NoReturn:
+    raise AssertionError("calls that were forgotten can't be made again")
 
 
 def _words(description: Any) -> str:

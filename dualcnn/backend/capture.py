@@ -83,6 +83,9 @@ class Capture:
         for name in self._primitives:
             delattr(self.backend, name)
         self.backend.xp = self._xp
+        # An expression asked for here, which a noted call may refer to, would close a circle, and
+        # the calls and their memory would live on until the garbage collector comes.
+        del self.calls
         _one_at_a_time.release()
 
     def noting(
@@ -114,9 +117,7 @@ class Capture:
     # Memory.
 
     def _empty(self, shape: tuple[int, ...], dtype: Any) -> Array:
-        shared = self.calls.shared
-        empty = self._primitives["empty"] if shared is None else shared.empty
-        return self.calls.hold(empty(shape, dtype))
+        return self.calls.hold(self.calls.room.empty(shape, dtype))
 
     def _full(self, shape: tuple[int, ...], value: float, dtype: Any) -> Array:
         return self._assign(self._empty(shape, dtype), value)

@@ -20,6 +20,7 @@ from .fused import Fused
 from .places import frame
 from .products import SERIAL_PRODUCT, for_blas, is_for_ones, multiply
 from .reduction import Reduction
+from .room import ArenaRoom, Room
 from .strided import StridedBackend
 from .workers import WorkerPool, even, pool
 
@@ -199,6 +200,9 @@ class NumpyBackend(StridedBackend):
 
     def shares(self, n: int, bytes_each: int) -> bool:
         return len(self._shared_parts(n, bytes_each)) > 1
+
+    def room(self) -> Room:
+        return ArenaRoom(self)
 
     def sharing(self, processes: int) -> Sharing:
         # Here, as multiprocessing takes 19 ms to import.

@@ -15,11 +15,9 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
-import numpy as np
-
-from .arena import Arena
 from .base import Array
 from .reach import reach
+from .room import ArenaRoom
 from .team import Job, Team
 
 __all__ = ["Jobs", "Sharing"]
@@ -50,27 +48,14 @@ class Sharing:
         self._be = be
         self._pool = be.pool
         self._size = processes
-        self._arena = Arena(shared=True)
+        self.room = ArenaRoom(be, shared=True)
+        """Memory that all processes see."""
         self._jobs: list[Job] = []
         self._team: Team | None = None
         self._known = 0
         """Jobs that the team knows."""
         self._is_closed = False
         self._is_free = threading.Lock()
-
-    # Memory.
-
-    def empty(self, shape: tuple[int, ...], dtype: Any) -> Array:
-        """Unset values that all processes see."""
-        return self._arena.empty(shape, dtype)
-
-    def moved(self, x: Array) -> Array:
-        """`x`, or a copy of it in memory that all processes see."""
-        if self._arena.holds(x.ctypes.data):
-            return x
-        out = self._be.empty_ordered(x, x.shape, x.dtype, self._arena.empty)
-        np.copyto(out, x)
-        return out
 
     # Jobs.
 
@@ -145,7 +130,7 @@ class Sharing:
             team.close()
 
     def _is_seen(self, x: Array) -> bool:
-        return not x.size or self._arena.holds(x.ctypes.data) or self._be.is_constant(x)
+        return not x.size or self.room.holds(x) or self._be.is_constant(x)
 
     def _present(self) -> Team | None:
         """A team that knows all jobs; None where there can't be one."""

@@ -11,6 +11,7 @@ import numpy as np
 
 from .base import Array, Backend
 from .places import window_sizes
+from .room import Room
 
 if TYPE_CHECKING:
     from .sharing import Sharing
@@ -55,6 +56,10 @@ class StridedBackend(Backend):
     def shares(self, n: int, bytes_each: int) -> bool:
         """Whether `blocks` and `reduce_blocks` give such parts to other threads."""
         return False
+
+    def room(self) -> Room:
+        """Memory for captured calls."""
+        return Room(self)
 
     def sharing(self, processes: int) -> Sharing:
         """What lets processes make captured calls; raises `RuntimeError` where they can't."""
