@@ -250,8 +250,8 @@ class _Run:
             self._shared.close()
 
     def forget(self) -> None:
-        """Let go of all memory where nothing more is to be computed in it: what is left are calls
-        to compare those of the next run with.
+        """Let go of all memory, unless backward is still to come: what is left are calls to compare
+        those of the next run with.
         """
         if self._is_differentiable and self._backward is None:
             return
@@ -326,7 +326,12 @@ class _Run:
         else:
             self._backend.assign(self._gy, gy)
             self._backward.run()
-        return self._gradients
+        # Parameters take copies at once; what comes before an argument may keep what it is given.
+        first = len(self._parameters)
+        return *self._gradients[:first], *map(self._copied, self._gradients[first:])
+
+    def _copied(self, gradient: Array | None) -> Array | None:
+        return None if gradient is None else self._backend.copy(gradient)
 
     def _capture_backward(self, gy: Array) -> None:
         backward = Calls(self._backend, after=self._forward)

@@ -227,11 +227,11 @@ def test_constants_are_for_all():
 def test_what_is_moved_keeps_values_and_memory_order(order):
     sharing = Sharing(backend.get("numpy"), 2)
     x = np.arange(24.0).reshape(2, 3, 4).transpose(order)
-    moved = sharing.room.moved(x)
+    moved = sharing.room.placed(x)
     assert not np.shares_memory(moved, x)
     assert moved.strides == x.strides
     np.testing.assert_array_equal(moved, x)
-    assert sharing.room.moved(moved) is moved
+    assert sharing.room.placed(moved) is moved
 
 
 def test_reach_follows_closures_methods_and_objects():

@@ -232,12 +232,12 @@ def test_right_labels_are_not_looked_at_twice(monkeypatch):
 
 
 def test_the_outer_product_of_one_row_is_no_matrix_product(monkeypatch):
-    be, products = backend.get("numpy"), []
+    products = []
     rng = np.random.default_rng(0)
     x, w, gy = (rng.standard_normal(s).astype("float32") for s in ((1, 5), (3, 5), (1, 3)))
     _, vjp = ops.linear(x, w)
-    original = be.matmul
-    monkeypatch.setattr(be, "matmul", lambda *args: products.append(1) or original(*args))
+    original = np.matmul
+    monkeypatch.setattr(np, "matmul", lambda *args: products.append(1) or original(*args))
     gx, gw, _ = vjp(gy)
     assert len(products) == 1
     np.testing.assert_allclose(gw, gy.T @ x, rtol=1e-6)

@@ -131,7 +131,8 @@ class Arena:
                 return np.empty(shape, dtype)
             self._changing = True
             try:
-                return self._cut(shape, dtype, -(-nbytes // _ALIGNMENT) * _ALIGNMENT)
+                # No block is of 0 bytes: it would begin where another one does.
+                return self._cut(shape, dtype, max(1, -(-nbytes // _ALIGNMENT)) * _ALIGNMENT)
             except BaseException:
                 # Ctrl-C, or no memory: half changed lists must not be used.
                 self._forget()

@@ -66,15 +66,19 @@ class Calls:
         """Addresses of arrays from outside that calls have copies of."""
         self._arguments: list[int] = []
         self._outside: list[Any] = []
-        """What is not the calls' own. It lives for as long as calls are compared by its place."""
+        """What is not the calls' own, and is compared by its place, where nothing else may lie."""
+        self._unset: set[int] = set() if after is None else after._unset
+        """Arrays that no call has written yet, by their numbers."""
         self._results: tuple[Any, ...] = ()
         self._spans: list[tuple[int, int]] = [] if after is None else list(after._spans)
 
-    def hold(self, x: Array) -> Array:
+    def hold(self, x: Array, unset: bool = False) -> Array:
         """Take `x`, or what takes its place, for an array of the calls, known by the order in which
-        it came.
+        it came; `unset` says that a call is still to write it.
         """
-        x = self.room.moved(x)
+        x = self.room.placed(x)
+        if unset and math.prod(x.shape):
+            self._unset.add(len(self._spans))
         self._spans.append(self.span(x))
         return x
 
@@ -97,6 +101,7 @@ class Calls:
     ) -> None:
         """Add a call, what it was given and the arrays that it wrote to."""
         description = tuple(self._described(x) for x in (*given, *written))
+        self._check_set(name, description[: len(given)], description[len(given) :])
         self.noted.append(Call(self.room.detached(again), name, description))
         for x, described in zip(written, description[len(given) :], strict=True):
             if described[0] == OUTSIDE:
@@ -109,12 +114,29 @@ class Calls:
                     "not take it as argument"
                 )
 
+    def _check_set(self, name: str, given: tuple[Any, ...], written: tuple[Any, ...]) -> None:
+        """Raise `CaptureError` where a call reads what no call has written."""
+        self._unset.difference_update(described[1] for described in written)
+        read = (d[1] for d in given if isinstance(d, tuple) and d[:1] == ("array",))
+        if not self._unset.isdisjoint(read):
+            raise CaptureError(
+                f"a captured function reads an array that was made by the backend and written past "
+                f"it ({name}); when it runs again, something else lies there. Fix: write with the "
+                "backend's `assign`, or make the array once, outside the function"
+            )
+
     def _check_uncopied(self, name: str, start: int) -> None:
         if any(first <= start < end for first, end in self.copied):
             raise CaptureError(
                 f"a captured function writes to a parameter that it has used ({name}), of which "
                 "other processes have a copy. Fix: capture it without processes"
             )
+
+    def may_write(self, arrays: Sequence[Array]) -> None:
+        """Tell that the next call may write to these, which can't be seen."""
+        if self._unset:
+            found = (self._number(self.backend.address(x)) for x in arrays)
+            self._unset.difference_update(number for number in found if number is not None)
 
     def decide(self, flag: Array, value: bool) -> bool:
         """Note that a branch was taken by `flag`, which was `value`."""
@@ -165,6 +187,15 @@ class Calls:
                 return f"what comes of them was {_words(a)}, and then {_words(b)}"
         return ""
 
+    def _number(self, address: int) -> int | None:
+        """Of the calls' array that lies there."""
+        # The latest one: those before it have let go of their memory.
+        for number in range(len(self._spans) - 1, -1, -1):
+            first, end = self._spans[number]
+            if first <= address < end:
+                return number
+        return None
+
     def is_view(self, x: Array, of: Sequence[Array]) -> bool:
         """Whether `x` lies in the memory of one of the arrays `of`."""
         start, end = self.span(x)
@@ -184,11 +215,9 @@ class Calls:
             if not math.prod(x.shape):
                 return "array", None, 0, layout
             start = self.backend.address(x)
-            # The latest one: those before it have let go of their memory.
-            for number in range(len(self._spans) - 1, -1, -1):
-                first, end = self._spans[number]
-                if first <= start < end:
-                    return "array", number, start - first, layout
+            number = self._number(start)
+            if number is not None:
+                return "array", number, start - self._spans[number][0], layout
             self._outside.append(x)
             return OUTSIDE, start, 0, layout
         if hasattr(x, "__dlpack__"):

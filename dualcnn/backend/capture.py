@@ -22,6 +22,7 @@ import numpy as np
 from .base import Array
 from .calls import Calls
 from .places import frame
+from .reach import reach
 
 __all__ = ["Capture"]
 
@@ -117,7 +118,7 @@ class Capture:
     # Memory.
 
     def _empty(self, shape: tuple[int, ...], dtype: Any) -> Array:
-        return self.calls.hold(self.calls.room.empty(shape, dtype))
+        return self.calls.hold(self.calls.room.empty(shape, dtype), unset=True)
 
     def _full(self, shape: tuple[int, ...], value: float, dtype: Any) -> Array:
         return self._assign(self._empty(shape, dtype), value)
@@ -133,9 +134,9 @@ class Capture:
         shape, inner = frame(x.shape, widths)
         name = (key, shape, str(x.dtype), tuple(widths))
         if name not in self.calls.scratch:
-            # The zeros around stay, so that they are written once.
-            zeros = self._unseen(self._primitives["full"])(shape, 0, x.dtype)
-            self.calls.scratch[name] = self.calls.hold(zeros)
+            # The zeros around are written once: nothing else is to come there.
+            zeros = self.calls.hold(self.calls.room.lasting(shape, x.dtype))
+            self.calls.scratch[name] = self._unseen(self._primitives["assign"])(zeros, 0)
         out = self.calls.scratch[name]
         self._assign(out[inner], x)
         return out
@@ -278,6 +279,7 @@ class Capture:
             blocks()
             return
         self._unseen(blocks)()
+        self.calls.may_write(reach(body)[0])
         self.calls.note("blocks", blocks, (n, bytes_each, body), ())
 
     def _reduce_blocks(self, n: int, bytes_each: int, *what: Any) -> list[Array]:
@@ -285,6 +287,7 @@ class Capture:
             return list(self._primitives["reduce_blocks"](n, bytes_each, *what))
         reduce = self.backend.reduction(n, bytes_each, *what, empty=self._empty)
         totals = self._unseen(reduce)()
+        self.calls.may_write(reach(what)[0])
         self.calls.note("reduce_blocks", reduce, (n, bytes_each, *what), totals)
         return list(totals)
 

@@ -276,7 +276,9 @@ class NumpyBackend(StridedBackend):
         a, b = for_blas(a), for_blas(b)
         alike = not accumulate and a.shape[:-2] == b.shape[:-2]
         if alike and b.ndim > 1 and a.size * b.shape[-1] < SERIAL_PRODUCT:
-            return np.matmul(a, b, out)
+            # See `multiply`.
+            outer = a.shape[-1] == 1 and a.ndim > 1
+            return np.multiply(a, b, out) if outer else np.matmul(a, b, out)
         if out is None:
             lead = a.shape[:-2]
             if b.ndim > 2:

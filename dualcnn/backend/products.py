@@ -44,6 +44,10 @@ FEWEST = 48
 def multiply(a: Any, b: Any, out: Any) -> Any:
     """`a @ b` into `out`. On one machine the cuts depend on shapes and memory order alone."""
     m, n, k = out.shape[-2], out.shape[-1], a.shape[-1]
+    if k == 1:
+        # Numbers of a column times numbers of a row, as which the gradient of a linear layer's
+        # weight at batch 1 takes less: 77 and 17 us for 120x400, 1.7 and 0.15 ms for 128x9216.
+        return np.multiply(a, b, out=out)
     if m * n * k <= SMALL or not has_small_kernels():
         return np.matmul(a, b, out=out)
     if out.ndim == 3 and len(a) == len(b) == 1:

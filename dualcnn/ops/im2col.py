@@ -111,12 +111,14 @@ class _Back:
         self.taps = tuple(w.shape[1:])
         self.flipped = window.transposed()
         itemsize = be.itemsize(w.dtype)
+        self.w2 = be.reshape(w, (groups, w.shape[0] // groups, -1))
         if self.flipped is not None:
-            self.w2 = _matrix(be, _flipped(be, w, groups), groups)
+            # One tap is its own mirror image.
+            if math.prod(window.kernel) > 1:
+                self.w2 = _matrix(be, _flipped(be, w, groups), groups)
             self.row_bytes = _columns_size(self.flipped, w.shape[0]) * itemsize
             self.bytes_each = self.row_bytes * self.flipped.out[0]
         else:
-            self.w2 = be.reshape(w, (groups, w.shape[0] // groups, -1))
             pixels = math.prod(window.out)
             self.bytes_each = pixels * math.prod(self.taps) * groups * itemsize
 
