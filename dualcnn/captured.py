@@ -57,7 +57,8 @@ def capture(fn: Callable[..., Any], processes: int | None = None) -> Captured:
     threads, and smaller pieces of it: sums round in another order, the same for any number of
     processes. They are forked when a function was captured, and end when its calls are given up or
     the program ends; on NumPy, under Linux. For them each run starts with a copy of the parameters,
-    which backward goes by, also where a parameter has changed since.
+    which backward goes by, also where a parameter has changed since. Of a function without a piece
+    that is worth sharing nothing is shared, and none of this holds.
 
     Raises `CaptureError` where runs go on to differ, as with dropout, and says in which call. Where
     the backend can't tell memory apart, and within `autocast`, which belongs into `fn`, that just
@@ -89,6 +90,8 @@ class Captured:
         self.fn = fn
         self.processes = processes
         self._runs: dict[Any, _Run] = {}
+        self._unshared: set[Any] = set()
+        """Kinds of arguments whose calls have nothing that processes could share."""
         self._changes = changes()
         self._vain = 0
         self._lock = threading.RLock()
@@ -121,7 +124,13 @@ class Captured:
             if self._changes != changes():
                 self._changes = changes()
                 self._give_up(len(self._runs))
+                self._unshared.clear()
             run = self._runs.get(key)
+            if run is not None and run.is_unshared:
+                # Without processes no parameter is copied, and parts are larger.
+                self._unshared.add(key)
+                run.close()
+                run = None
             if run is not None and run.is_confirmed:
                 if run.again(arrays):
                     self._vain = 0
@@ -164,7 +173,7 @@ class Captured:
         """A run of the function itself, compared with the one before."""
         if before is not None:
             before.forget()
-        size = self.processes or 1
+        size = 1 if key in self._unshared else self.processes or 1
         shared = be.sharing(size) if size > 1 else None
         run = _Run(be, self.fn, inputs, arrays, before, shared)
         if key not in self._runs:
@@ -248,6 +257,15 @@ class _Run:
         """End the processes, if there are any; calls go on in threads."""
         if self._shared is not None:
             self._shared.close()
+
+    @property
+    def is_unshared(self) -> bool:
+        """Whether it has processes and no work for them."""
+        if self._shared is None or self._forward.may_be_shared:
+            return False
+        if not self._is_differentiable:
+            return True
+        return self._backward is not None and not self._backward.may_be_shared
 
     def forget(self) -> None:
         """Let go of all memory, unless backward is still to come: what is left are calls to compare

@@ -63,6 +63,24 @@ def test_one_process_is_the_caller_and_none_is_forked():
     assert losses == trained(Job(captured=True))[0]
 
 
+@pytest.mark.parametrize("differentiable", [True, False])
+def test_where_there_is_nothing_to_share_nothing_is_shared(differentiable):
+    weight = Tensor(np.array([1.0, 2, 3], np.float32), requires_grad=differentiable)
+    captured = dualcnn.capture(lambda x: (Tensor(x) * weight).sum(), 2)
+    for seed in range(8):
+        x = rng(seed).standard_normal(3).astype("float32")
+        total = captured(x)
+        assert float(total) == float((Tensor(x) * weight).sum())
+        if differentiable:
+            weight.grad = None
+            total.backward()
+            np.testing.assert_array_equal(weight.grad, x)
+    (run,) = captured._runs.values()
+    assert run.is_confirmed
+    assert run._shared is None
+    assert not members()
+
+
 def test_parameters_that_change_are_seen_by_all():
     """Each run copies them to where other processes see them."""
     job = Shared(2)

@@ -149,6 +149,11 @@ class Calls:
         self.note(DECIDE, again, (flag, value), ())
         return value
 
+    @property
+    def may_be_shared(self) -> bool:
+        """Whether processes share a job of these calls, or that is not known yet."""
+        return self._jobs is None or any(number is not None for number in self._jobs)
+
     def forget(self) -> None:
         """Let go of the calls' memory. They can't be made again, but compared with others."""
         self.noted = [call._replace(again=_forgotten) for call in self.noted]
