@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from .fused import Fused
-from .products import SERIAL_PRODUCT, for_blas, is_for_ones, multiply
+from .products import SERIAL_PRODUCT, for_blas, is_for_ones
 
 __all__ = ["bound", "bound_into"]
 
@@ -41,7 +41,8 @@ def bound(
         # Of 2 bytes: float16, perhaps, whose products are other ones.
         is_plain = min(a.itemsize, b.itemsize) > 2 and for_blas(a) is a and for_blas(b) is b
         if is_plain and out.size * a.shape[-1] < SERIAL_PRODUCT:
-            return partial(multiply, a, b, out)
+            # What `products.multiply` comes to for so few.
+            return partial(np.multiply if a.shape[-1] == 1 else np.matmul, a, b, out)
     elif name == "contract" and args[0] == "mc->c":
         x, out = args[1], options["out"]
         if is_for_ones(x) and x.size < SERIAL_PRODUCT:
