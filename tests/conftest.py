@@ -89,6 +89,13 @@ def addressed(request: pytest.FixtureRequest) -> None:
             pytest.skip("capture runs the function itself on this backend")
 
 
+@pytest.fixture(params=["whole", "smallest parts"])
+def parts(request: pytest.FixtureRequest, be: backend.Backend) -> None:
+    """The work as it comes, and split as finely as can be."""
+    if request.param == "smallest parts":
+        request.getfixturevalue("small_parts")
+
+
 @pytest.fixture
 def small_parts(be: backend.Backend, monkeypatch: pytest.MonkeyPatch) -> None:
     """Work is split as finely as can be, so small arrays take the paths of large ones."""

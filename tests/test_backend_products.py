@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from op_check import LAYOUTS, place, rng, same
 
-from dualcnn.backend import blas, products
+from dualcnn.backend import Backend, blas, products
 
 CUT = [
     (5000, 30, 20),  # long rows, a rest of rows
@@ -121,3 +122,48 @@ def test_the_machines_with_kernels_for_small_products(
     library = SimpleNamespace(**({"architecture": architecture} if architecture else {}))
     monkeypatch.setattr(blas, "_libraries", lambda: [library])
     assert blas.has_small_kernels.__wrapped__() is expected
+
+
+# The primitive.
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_matmul_into_a_buffer(be: Backend, layout: str) -> None:
+    draw = rng(108)
+    a, b = draw.normal(size=(3, 4)), draw.normal(size=(4, 5))
+    left, right = (place(be, v, layout=layout) for v in (a, b))
+    out = be.full((3, 5), 1.0, be.dtype("float64"))
+    be.matmul(left, right, out=out, accumulate=True)
+    same(be.to_numpy(out), 1 + a @ b, "float64")
+    be.matmul(left, right, out=out)
+    same(be.to_numpy(out), a @ b, "float64")
+    same(be.to_numpy(be.matmul(left, right)), a @ b, "float64")
+
+
+OUTER = {
+    "": ((3, 1), (1, 5)),
+    "large": ((700, 1), (1, 600)),
+    "of two stacks": ((2, 3, 1), (2, 1, 5)),
+    "of a stack on the left": ((2, 3, 1), (1, 5)),
+    "of a stack on the right": ((3, 1), (2, 1, 5)),
+    "of one number": ((1, 1), (1, 1)),
+    "of nothing": ((0, 1), (1, 5)),
+}
+
+
+@pytest.mark.usefixtures("parts")
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("shapes", OUTER.values(), ids=OUTER)
+def test_matmul_of_columns_and_rows(
+    be: Backend, shapes: tuple[tuple[int, ...], tuple[int, ...]], layout: str
+) -> None:
+    """A sum of one term is none: each number of the column times each of the row."""
+    a, b = (rng(117).normal(size=shape) for shape in shapes)
+    expected = np.multiply(*np.broadcast_arrays(a, b))
+    left, right = (place(be, v, layout=layout) for v in (a, b))
+    np.testing.assert_array_equal(be.to_numpy(be.matmul(left, right)), expected)
+    out = be.full(expected.shape, 1.0, be.dtype("float64"))
+    assert be.matmul(left, right, out=out) is out
+    np.testing.assert_array_equal(be.to_numpy(out), expected)
+    be.matmul(left, right, out=out, accumulate=True)
+    same(be.to_numpy(out), 2 * expected, "float64")

@@ -170,16 +170,6 @@ def _choose_or_number(xp: Any, condition: Any, a: Any, number: float) -> Any:
     return xp.where(condition > 0, a, number)
 
 
-PARTS = ["whole", "smallest parts"]
-
-
-@pytest.fixture(params=PARTS)
-def parts(request: pytest.FixtureRequest, be: Backend) -> None:
-    """The work as it comes, and split as finely as can be."""
-    if request.param == "smallest parts":
-        request.getfixturevalue("small_parts")
-
-
 @pytest.mark.usefixtures("parts")
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -311,48 +301,6 @@ def test_pad(be: Backend, layout: str, value: float) -> None:
     expected = np.full((2, 6, 7), value)
     expected[:, 1:4, 3:] = x
     np.testing.assert_array_equal(be.to_numpy(padded), expected)
-
-
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_matmul_into_a_buffer(be: Backend, layout: str) -> None:
-    draw = rng(108)
-    a, b = draw.normal(size=(3, 4)), draw.normal(size=(4, 5))
-    left, right = (place(be, v, layout=layout) for v in (a, b))
-    out = be.full((3, 5), 1.0, be.dtype("float64"))
-    be.matmul(left, right, out=out, accumulate=True)
-    same(be.to_numpy(out), 1 + a @ b, "float64")
-    be.matmul(left, right, out=out)
-    same(be.to_numpy(out), a @ b, "float64")
-    same(be.to_numpy(be.matmul(left, right)), a @ b, "float64")
-
-
-OUTER = {
-    "": ((3, 1), (1, 5)),
-    "large": ((700, 1), (1, 600)),
-    "of two stacks": ((2, 3, 1), (2, 1, 5)),
-    "of a stack on the left": ((2, 3, 1), (1, 5)),
-    "of a stack on the right": ((3, 1), (2, 1, 5)),
-    "of one number": ((1, 1), (1, 1)),
-    "of nothing": ((0, 1), (1, 5)),
-}
-
-
-@pytest.mark.usefixtures("parts")
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("shapes", OUTER.values(), ids=OUTER)
-def test_matmul_of_columns_and_rows(
-    be: Backend, shapes: tuple[tuple[int, ...], tuple[int, ...]], layout: str
-) -> None:
-    """A sum of one term is none: each number of the column times each of the row."""
-    a, b = (rng(117).normal(size=shape) for shape in shapes)
-    expected = np.multiply(*np.broadcast_arrays(a, b))
-    left, right = (place(be, v, layout=layout) for v in (a, b))
-    np.testing.assert_array_equal(be.to_numpy(be.matmul(left, right)), expected)
-    out = be.full(expected.shape, 1.0, be.dtype("float64"))
-    assert be.matmul(left, right, out=out) is out
-    np.testing.assert_array_equal(be.to_numpy(out), expected)
-    be.matmul(left, right, out=out, accumulate=True)
-    same(be.to_numpy(out), 2 * expected, "float64")
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

@@ -207,7 +207,7 @@ FAULTS = (
         "backend/calls.py",
         "Call(self.room.detached(again), name, description)",
         "Call(again, name, description)",
-        "test_backend_room.py",
+        "test_captured_memory.py",
     ),
     Fault(
         "capture: of two arrays at one place the earlier is meant",
@@ -228,7 +228,7 @@ FAULTS = (
         CAPTURED,
         "            before.forget()\n",
         "            pass\n",
-        "test_backend_room.py",
+        "test_captured_memory.py",
     ),
     Fault(
         "capture: zeros around images lie where other arrays do",
@@ -242,7 +242,7 @@ FAULTS = (
         "backend/room.py",
         "return self._function if str(value.__module__).startswith(_LIBRARY) else None",
         "return self._function",
-        "test_backend_room.py",
+        "test_captured_memory.py",
     ),
     Fault(
         "capture: a block of no bytes begins where another one does",
