@@ -15,6 +15,8 @@ column, forward or backward. The gradients of 64 maps 32x32 of 64 channels took 
 from __future__ import annotations
 
 import math
+from functools import reduce
+from operator import add
 from typing import Any
 
 from ..backend import Array, Backend
@@ -292,10 +294,7 @@ def _narrow(be: Backend, wide: Array, step: int) -> Array:
 
 
 def _total(xp: Any, *terms: Array) -> Array:
-    total = terms[0]
-    for term in terms[1:]:
-        total = total + term
-    return total
+    return reduce(add, terms)
 
 
 def _image_bytes(be: Backend, x: Array, window: Window) -> int:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from functools import reduce
+from operator import add
 from typing import Any
 
 from .. import backend
@@ -338,16 +340,9 @@ def _joined(ns: Any, found: list[tuple[int, Array, Array]], count: int) -> tuple
     """The mean of parts and the sum of squared differences from it, from those of each part."""
     first = found[0][1]
     # From one part's mean on: sums of large numbers would lose digits of their difference.
-    mean = first + _total([(m - first) * (n / count) for n, m, _ in found])
+    mean = first + reduce(add, [(m - first) * (n / count) for n, m, _ in found])
     between = [(m - mean) ** 2 * n for n, m, _ in found]
-    return mean, _total([within for *_, within in found]) + _total(between)
-
-
-def _total(terms: list[Array]) -> Array:
-    total = terms[0]
-    for term in terms[1:]:
-        total = total + term
-    return total
+    return mean, reduce(add, [within for *_, within in found]) + reduce(add, between)
 
 
 def _coefficients(
