@@ -14,13 +14,6 @@ from dualcnn import ops
 from dualcnn.backend import Backend
 
 
-@pytest.fixture(params=["whole", "smallest parts"])
-def parts(request: pytest.FixtureRequest, be: Backend) -> None:
-    """The work as it comes, and split as finely as can be."""
-    if request.param == "smallest parts":
-        request.getfixturevalue("small_parts")
-
-
 @st.composite
 def windows(draw: Any) -> tuple[Any, Any, Any]:
     """A channels-last input, the values of its windows, and their geometry."""
