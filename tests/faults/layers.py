@@ -246,8 +246,8 @@ FAULTS = (
     Fault(
         "batch norm: the variance between parts forgotten",
         NORMALIZATION,
-        "_total([within for *_, within in found]) + _total(between)",
-        "_total([within for *_, within in found])",
+        "reduce(add, [within for *_, within in found]) + reduce(add, between)",
+        "reduce(add, [within for *_, within in found])",
         "test_ops_normalization.py",
     ),
     Fault(
