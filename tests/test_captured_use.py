@@ -13,9 +13,9 @@ from op_check import rng
 
 import dualcnn
 from dualcnn import Tensor, to_numpy
-from dualcnn import captured as captured_module
 from dualcnn import functional as F
 from dualcnn.backend import Backend
+from dualcnn.captured import function as captured_function
 
 pytestmark = pytest.mark.usefixtures("addressed")
 
@@ -88,7 +88,7 @@ def test_a_copy_captures_for_itself(be):
 
 
 def test_a_function_that_is_never_repeated_is_left_alone(be, monkeypatch):
-    monkeypatch.setattr(captured_module, "PATIENCE", 3)
+    monkeypatch.setattr(captured_function, "PATIENCE", 3)
     runs = []
     fn = dualcnn.capture(lambda x: runs.append(1) or Tensor(x) * 2)
     for n in range(1, 4):

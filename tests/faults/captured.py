@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from .fault import Fault
 
-CAPTURED = "captured.py"
+FUNCTION = "captured/function.py"
+RUN = "captured/run.py"
 CAPTURE = "backend/capture.py"
 CALLS = "backend/calls.py"
 SHARING = "backend/sharing.py"
@@ -13,21 +14,21 @@ TEAM = "backend/team.py"
 FAULTS = (
     Fault(
         "capture: a result lies in memory that the next run overwrites",
-        CAPTURED,
+        RUN,
         "Tensor(self._backend.copy(output._data))",
         "Tensor(output._data)",
         "test_captured.py",
     ),
     Fault(
         "capture: an earlier result is differentiated with later numbers",
-        CAPTURED,
+        RUN,
         "if number != self._number:",
         "if number > self._number:",
         "test_captured.py",
     ),
     Fault(
         "capture: calls of training go on in evaluation",
-        CAPTURED,
+        FUNCTION,
         "if self._changes != changes():",
         "if self._changes > changes():",
         "test_captured.py",
@@ -41,7 +42,7 @@ FAULTS = (
     ),
     Fault(
         "capture: the gradient of the loss stays that of the first backward",
-        CAPTURED,
+        RUN,
         "self._backend.assign(self._gy, gy)",
         "self._backend.assign(gy, gy)",
         "test_captured.py",
@@ -106,7 +107,7 @@ FAULTS = (
     ),
     Fault(
         "capture: 1 and 1.0 taken for the same argument",
-        CAPTURED,
+        FUNCTION,
         "kinds.append((type(x), repr(x) if isinstance(x, float) else x))",
         "kinds.append(x)",
         "test_captured_use.py",
@@ -120,7 +121,7 @@ FAULTS = (
     ),
     Fault(
         "capture: what was written before the run turned back is written twice",
-        CAPTURED,
+        RUN,
         "be.assign(x, saved)",
         "be.assign(saved, x)",
         "test_captured.py",
@@ -134,7 +135,7 @@ FAULTS = (
     ),
     Fault(
         "capture: calls that are no longer wanted are never noted anew",
-        CAPTURED,
+        FUNCTION,
         "if run.misses < MISSES:",
         "if run.misses:",
         "test_captured.py",
@@ -183,7 +184,7 @@ FAULTS = (
     ),
     Fault(
         "processes: one forked from the caller goes on with its calls",
-        CAPTURED,
+        FUNCTION,
         "overruled(), os.getpid()",
         "overruled()",
         "test_captured_endings.py",
@@ -225,7 +226,7 @@ FAULTS = (
     ),
     Fault(
         "capture: the memory of a run that is compared stays",
-        CAPTURED,
+        FUNCTION,
         "            before.forget()\n",
         "            pass\n",
         "test_captured_memory.py",
