@@ -252,7 +252,22 @@ class Tensor(Operators, Values):
             if gradient.shape != self._data.shape:
                 _refuse_gradient(gradient, self)
         pending: dict[int, Array] = {id(self): gradient}
-        for node in reversed(_sorted_nodes(self)):
+        parts: Any = None
+
+        def hand(leaf: Tensor, part: Array) -> None:
+            if not leaf._requires_grad:
+                return
+            if part.shape != leaf._data.shape:
+                _refuse_gradient(part, leaf)
+            known = pending.pop(id(leaf), None) if pending else None
+            deliver(leaf, part if known is None else _sum(known, part))
+
+        nodes = _sorted_nodes(self)
+        # The last to be differentiated: after it nothing else comes for a leaf.
+        for last in nodes:
+            if last._vjp is not None:
+                break
+        for node in reversed(nodes):
             g = pending.pop(id(node), None)
             if g is None:
                 continue
@@ -262,7 +277,7 @@ class Tensor(Operators, Values):
             vjp, parents = node._vjp, node._parents
             node._vjp, node._parents = _freed, ()
             try:
-                parts = vjp(g)
+                parts = vjp.fn(g, hand) if node is last and isinstance(vjp, HandingVjp) else vjp(g)
             except Exception as error:
                 backend.tell_gradient(error, vjp, node._data, [id(p) for p in parents])
                 raise
@@ -276,6 +291,8 @@ class Tensor(Operators, Values):
                 key = id(parent)
                 known = pending.get(key)
                 pending[key] = part if known is None else _sum(known, part)
+            # Or they would lie there until the next vjp has returned.
+            parts = part = known = None
 
     def leaves(self) -> list[Tensor]:
         """The Tensors that `backward` gives gradients: from the user, and wanting one."""
@@ -346,10 +363,24 @@ def _sorted_nodes(last: Tensor) -> list[Tensor]:
                 order.append(node)
                 continue
             stack += (node, None)
-            for p in node._parents:
+            # The first on top: `backward` then comes to weights, most often leaves, before it goes
+            # down to inputs, and their gradients don't lie there until the end.
+            for p in node._parents[::-1]:
                 if isinstance(p, Tensor) and p.requires_grad:
                     stack.append(p)
     return order
+
+
+class HandingVjp:
+    """A vjp `fn(gy, hand)` that gives gradients of leaves to `hand(leaf, gradient)` as it finds
+    them, in memory that it uses again. Where `hand` is None it returns them like others.
+    """
+
+    def __init__(self, fn: Callable[..., tuple[Array | None, ...]]) -> None:
+        self.fn = fn
+
+    def __call__(self, gy: Array) -> tuple[Array | None, ...]:
+        return self.fn(gy, None)
 
 
 def _refuse_gradient(g: Array, of: Tensor) -> NoReturn:

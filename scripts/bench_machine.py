@@ -35,10 +35,16 @@ def machine(packages: Sequence[str]) -> dict[str, Any]:
         "numpy": metadata.version("numpy"),
         "blas": blas[0] if blas else "unknown",
         "dualcnn": dualcnn.__version__,
-        **{name: metadata.version(name) for name in packages},
+        **{name: _version(name) for name in packages},
         "load": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
         "date": time.strftime("%Y-%m-%d"),
     }
+
+
+def _version(module: str) -> str:
+    """That of whichever distribution holds a module: tensorflow-cpu and others have tensorflow."""
+    found = metadata.packages_distributions().get(module, [module])
+    return metadata.version(found[0])
 
 
 def held_to(threads: int) -> dict[str, str]:

@@ -328,3 +328,26 @@ def test_a_vjp_returns_a_tuple() -> None:
     y = dualcnn.apply(lambda a: (a * 2, lambda gy: gy * 2), x)
     with pytest.raises(TypeError, match="expected a vjp to return a tuple, got ndarray"):
         y.sum().backward()
+
+
+def test_gradients_of_weights_do_not_wait_for_the_end():
+    """When `backward` goes on to a lower layer, nobody holds those of upper ones any more."""
+    found: list[weakref.ref[Any]] = []
+    held: list[list[bool]] = []
+
+    def scaled(x: Any, w: Any) -> Any:
+        def vjp(gy: Any) -> Any:
+            held.append([gradient() is not None for gradient in found])
+            gw = gy * x
+            found.append(weakref.ref(gw))
+            return gy * w, gw
+
+        return x * w, vjp
+
+    weights = [Tensor(np.full(3, k), requires_grad=True) for k in (2.0, 3.0, 5.0)]
+    y = Tensor(np.ones(3))
+    for weight in weights:
+        y = dualcnn.apply(scaled, y, weight)
+    y.backward(np.ones(3))
+    assert held == [[], [False], [False, False]]
+    assert [weight.grad.tolist() for weight in weights] == [[15.0] * 3, [10.0] * 3, [6.0] * 3]

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import faulthandler
 import gc
 import mmap
 import multiprocessing
 import os
+import re
 import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -175,6 +178,64 @@ def test_an_error_that_only_a_member_meets_is_told_of():
         run(body, 2)
 
 
+# Memory.
+
+
+def rss(pid: int, address: int) -> tuple[str, int]:
+    """What a process may do at an address, and how many KiB of the memory there it has."""
+    lines = iter(Path(f"/proc/{pid}/smaps").read_text().splitlines())
+    for line in lines:
+        where, _, rest = line.partition(" ")
+        if re.fullmatch("[0-9a-f]+-[0-9a-f]+", where):
+            start, end = (int(side, 16) for side in where.split("-"))
+            if start <= address < end:
+                said = next(other for other in lines if other.startswith("Rss:"))
+                return rest[:4], int(said.split()[1])
+    raise LookupError(f"nothing lies at {address:x}")
+
+
+def test_members_have_no_memory_that_no_job_needs():
+    began, found = shared(2), shared(2)
+    parent, arena = os.getpid(), Arena()
+    apart = arena.empty((1 << 20,), np.uint8)
+    apart[...] = 7
+    middle = apart.ctypes.data + (1 << 19)
+
+    def body(part: int) -> None:
+        began[part] = 1
+        until(lambda: began.all())
+        access, size = rss(os.getpid(), middle)
+        found[int(os.getpid() == parent)] = size if access.startswith("rw") else -1
+
+    job = Job(body, 2)
+    team = Team([job], 2, WorkerPool(1), arena.spans())
+    with team:
+        team.run(0, job)
+    team.close()
+    assert found[0] == -1
+    assert found[1] >= 1 << 9
+    assert (apart == 7).all()
+
+
+def test_a_member_that_needs_it_nevertheless_is_told_of():
+    began = shared(2)
+    parent, arena = os.getpid(), Arena()
+    apart = arena.empty((1 << 20,), np.uint8)
+
+    def body(part: int) -> None:
+        began[part] = 1
+        until(lambda: began.all())
+        if os.getpid() != parent:
+            faulthandler.disable()
+            apart[1 << 19] = 1
+
+    job = Job(body, 2)
+    team = Team([job], 2, WorkerPool(1), arena.spans())
+    with team, pytest.raises(RuntimeError, match="ended before its part was done"):
+        team.run(0, job)
+    team.close()
+
+
 # What can be shared.
 
 
@@ -249,6 +310,21 @@ def test_reach_follows_closures_methods_and_objects():
     assert {len(a) for a in arrays} == {1, 2, 3}
     holder.inner["a"].append(5)
     assert reach(Owner().body)[1] != before
+
+
+TABLE = np.zeros(5)
+
+
+def by_table(part: int) -> Any:
+    return lambda: TABLE[part]
+
+
+def test_reach_finds_what_functions_have_from_their_module():
+    assert reach(by_table)[0] == [TABLE]
+
+
+def test_a_job_that_needs_an_array_of_its_module_is_not_shared():
+    assert surveyed(Sharing(backend.get("numpy"), 2), by_table) == [None]
 
 
 def test_shared_memory_is_seen_by_a_fork():

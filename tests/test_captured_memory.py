@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -69,6 +70,28 @@ def test_gradients_take_the_place_of_what_they_need_no_more() -> None:
     np.testing.assert_array_equal(found, weight.grad)
     # Two arrays a layer are kept for backward, which needs few more: gradients would be forty.
     assert memory_of(captured) <= 28 * x.nbytes
+
+
+@pytest.mark.parametrize("processes", [None, 2])
+def test_gradients_of_weights_are_handed_on_at_once(processes: int | None) -> None:
+    """And their memory is the next ones'."""
+    eye = np.eye(256, dtype=np.float32)
+    weights = [Tensor(eye * k, requires_grad=True) for k in range(1, 11)]
+
+    def loss(x: Any) -> Tensor:
+        for weight in weights:
+            x = Tensor(x) @ weight if isinstance(x, np.ndarray) else x @ weight
+        return x.sum()
+
+    captured = dualcnn.capture(loss, processes)
+    x = np.ones((4, 256), np.float32)
+    for step in range(4):
+        captured(x).backward()
+        for k, weight in enumerate(weights, 1):
+            # The gradient of (1 * 2 * ... * 10) I x, less k.
+            expected = np.full((256, 256), (step + 1) * 4 * math.factorial(10) / k)
+            np.testing.assert_array_equal(weight.grad, expected.astype(np.float32))
+    assert memory_of(captured) <= 3 * eye.nbytes + 256 * KIB
 
 
 def tripled_in_parts() -> Calls:

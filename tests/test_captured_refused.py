@@ -21,13 +21,16 @@ pytestmark = pytest.mark.usefixtures("addressed")
 # What can't be captured.
 
 
-def refusal(fn: Callable[..., Any], be: Backend) -> str:
-    """What is said of a function, at the latest in its third run."""
+def refusal(fn: Callable[..., Any], be: Backend, wanting: bool = False) -> str:
+    """What is said of a function, at the latest in its third run; of an argument that is `wanting`
+    a gradient is asked.
+    """
     captured = dualcnn.capture(fn)
 
     def run() -> None:
         for k in range(3):
-            found = captured(be.asarray(np.full(4, k + 1.0, "float32")))
+            x = be.asarray(np.full(4, k + 1.0, "float32"))
+            found = captured(Tensor(x, requires_grad=True) if wanting else x)
             first = found if isinstance(found, Tensor) else found[0]
             if first.requires_grad:
                 first.backward()
@@ -71,7 +74,10 @@ def test_a_gradient_past_the_backend_is_refused(be):
     def scaled(w: Any) -> Any:
         return be.fuse(triple)(w), lambda gy: (gy * 3,)
 
-    assert "what comes of them was" in refusal(lambda x: dualcnn.apply(scaled, weight).sum(), be)
+    said = refusal(lambda x: dualcnn.apply(scaled, weight).sum(), be)
+    assert "gradient, call 1, got array from outside of shape (4,)" in said
+    said = refusal(lambda x: dualcnn.apply(scaled, x).sum(), be, wanting=True)
+    assert "what comes of them was array from outside of shape (4,)" in said
 
 
 def test_an_argument_is_not_written_to(be):

@@ -50,6 +50,50 @@ def test_only_the_first_result_can_be_differentiated(be):
             penalty.backward()
 
 
+LOSSES = {
+    "alone": lambda loss, x, w: loss(x),
+    "a term of the same weight after it": lambda loss, x, w: loss(x) + (w * w).sum(),
+    "a term of the same weight before it": lambda loss, x, w: (w * w).sum() + loss(x),
+    "an argument made of the same weight": lambda loss, x, w: loss(Tensor(x) * w),
+    "more to be done with its result": lambda loss, x, w: F.tanh(loss(x) * w.sum()),
+}
+
+
+@pytest.mark.parametrize("course", LOSSES.values(), ids=LOSSES)
+def test_gradients_that_come_in_parts_are_added_up_as_eagerly(be, course):
+    """To the bit, also where there is a gradient already."""
+    gradients = []
+    for is_captured in (True, False):
+        drawn = rng(3).standard_normal(500).astype("float32")
+        weight = Tensor(be.asarray(drawn), requires_grad=True)
+
+        def loss(x: Any, weight: Tensor = weight) -> Tensor:
+            x = x if isinstance(x, Tensor) else Tensor(x)
+            return F.tanh(x * weight).sum()
+
+        loss_of = dualcnn.capture(loss) if is_captured else loss
+        for seed in range(6):
+            x = be.asarray(rng(seed).standard_normal(500).astype("float32"))
+            course(loss_of, x, weight).backward()
+        gradients.append(to_numpy(weight.grad))
+    np.testing.assert_array_equal(*gradients)
+
+
+def test_a_weight_frozen_before_backward_gets_no_gradient(be):
+    gradients = []
+    for capture in (dualcnn.capture, lambda fn: fn):
+        frozen, other = (Tensor(be.asarray(np.ones(3)), requires_grad=True) for _ in range(2))
+        loss_of = capture(lambda x, a=frozen, b=other: (Tensor(x) * a * b).sum())
+        for seed in range(4):
+            loss = loss_of(be.asarray(rng(seed).standard_normal(3)))
+            frozen.requires_grad_(False)
+            loss.backward()
+            frozen.requires_grad_(True)
+        assert frozen.grad is None
+        gradients.append(to_numpy(other.grad))
+    np.testing.assert_array_equal(*gradients)
+
+
 def test_float16(be):
     probabilities = dualcnn.capture(lambda x: F.softmax(x, 1))
     for seed in range(4):

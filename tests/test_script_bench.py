@@ -287,3 +287,14 @@ def test_a_plot(load, tmp_path):
         path = tmp_path / f"{scan}.png"
         load("bench_plot").draw(rows[: 1 + scan], scan, path)
         assert path.read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_module_may_have_another_name_than_what_is_installed(load, monkeypatch):
+    """As of tensorflow-cpu, which has the module tensorflow."""
+    machine = load("bench_machine")
+    known = {"tensorflow": ["tensorflow-cpu"]}
+    version = {"tensorflow-cpu": "2.21.0", "numpy": "2.4.6"}.__getitem__
+    monkeypatch.setattr(machine.metadata, "packages_distributions", lambda: known)
+    monkeypatch.setattr(machine.metadata, "version", version)
+    found = machine.machine(["tensorflow", "numpy"])
+    assert found["tensorflow"] == "2.21.0"

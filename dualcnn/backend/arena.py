@@ -144,6 +144,11 @@ class Arena:
         """Whether memory at an address belongs to one of the slabs."""
         return any(slab.start <= address < slab.end for slab in self._slabs)
 
+    def spans(self) -> list[tuple[int, int]]:
+        """The addresses between which arrays lie."""
+        with self._lock:
+            return [(slab.start, slab.top) for slab in self._slabs]
+
     def alias(self, x: Any) -> Any:
         """The elements of `x`, which lies here, as an array that does not keep their memory in use:
         once nothing but such arrays refers to it, they see what comes there next.

@@ -52,7 +52,7 @@ class Capture:
         own: dict[str, Callable[..., Any]] = {
             "empty": self._empty,
             "full": self._full,
-            "constant": self._unseen(be.constant),
+            "constant": self.unseen(be.constant),
             "assign": self._assign,
             "add_to": self._add_to,
             "contiguous": self._contiguous,
@@ -103,7 +103,7 @@ class Capture:
 
         return call
 
-    def _unseen(self, primitive: Callable[..., Any]) -> Callable[..., Any]:
+    def unseen(self, primitive: Callable[..., Any]) -> Callable[..., Any]:
         """`primitive`, of whose own calls none is noted."""
 
         def call(*args: Any, **options: Any) -> Any:
@@ -136,7 +136,7 @@ class Capture:
         if name not in self.calls.scratch:
             # The zeros around are written once: nothing else is to come there.
             zeros = self.calls.hold(self.calls.room.lasting(shape, x.dtype))
-            self.calls.scratch[name] = self._unseen(self._primitives["assign"])(zeros, 0)
+            self.calls.scratch[name] = self.unseen(self._primitives["assign"])(zeros, 0)
         out = self.calls.scratch[name]
         self._assign(out[inner], x)
         return out
@@ -156,7 +156,7 @@ class Capture:
     # Copies.
 
     def _assign(self, out: Array, x: Any) -> Array:
-        self._unseen(self._primitives["assign"])(out, x)
+        self.unseen(self._primitives["assign"])(out, x)
         return self._copied(out, x)
 
     def _copied(self, out: Array, x: Any) -> Array:
@@ -166,16 +166,16 @@ class Capture:
 
     def _add_to(self, out: Array, x: Array) -> Array:
         add_to = self._primitives["add_to"]
-        self._unseen(add_to)(out, x)
+        self.unseen(add_to)(out, x)
         self.calls.note("add_to", self.backend.bound(add_to, out, x), (x,), (out,))
         return out
 
     def _contiguous(self, x: Array) -> Array:
-        found = self._unseen(self._primitives["contiguous"])(x)
+        found = self.unseen(self._primitives["contiguous"])(x)
         return found if self.calls.is_view(found, (x,)) else self._copied(self.calls.hold(found), x)
 
     def _reshape(self, x: Array, shape: tuple[int, ...]) -> Array:
-        found = self._unseen(self._primitives["reshape"])(x, shape)
+        found = self.unseen(self._primitives["reshape"])(x, shape)
         if self.calls.is_view(found, (x,)):
             return found
         found = self.calls.hold(found)
@@ -228,7 +228,7 @@ class Capture:
 
     def _written(self, name: str, call: Callable[..., Any], args: tuple[Any, ...], out: Any) -> Any:
         """Of a primitive that writes to `out`, or made an array and could have written to it."""
-        found = self._unseen(call)(*args, out=out)
+        found = self.unseen(call)(*args, out=out)
         outs = found if isinstance(found, tuple) else (found,)
         if out is None:
             outs = tuple(map(self.calls.hold, outs))
@@ -238,11 +238,11 @@ class Capture:
 
     def _plainly(self, fn: Callable[..., Any], *args: Any) -> Any:
         plainly = partial(self._primitives["plainly"], fn)
-        return self.stored(fn.__qualname__, self._unseen(plainly)(*args), plainly, *args)
+        return self.stored(fn.__qualname__, self.unseen(plainly)(*args), plainly, *args)
 
     def _made(self, name: str, *args: Any, **options: Any) -> Any:
         primitive = self._primitives[name]
-        found = self._unseen(primitive)(*args, **options)
+        found = self.unseen(primitive)(*args, **options)
         return self.stored(name, found, primitive, *args, **options)
 
     def stored(
@@ -278,7 +278,7 @@ class Capture:
         if not self.backend.shares(n, bytes_each):
             blocks()
             return
-        self._unseen(blocks)()
+        self.unseen(blocks)()
         self.calls.may_write(reach(body)[0])
         self.calls.note("blocks", blocks, (n, bytes_each, body), ())
 
@@ -286,7 +286,7 @@ class Capture:
         if not self.backend.shares(n, bytes_each):
             return list(self._primitives["reduce_blocks"](n, bytes_each, *what))
         reduce = self.backend.reduction(n, bytes_each, *what, empty=self._empty)
-        totals = self._unseen(reduce)()
+        totals = self.unseen(reduce)()
         self.calls.may_write(reach(what)[0])
         self.calls.note("reduce_blocks", reduce, (n, bytes_each, *what), totals)
         return list(totals)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from collections.abc import Iterator
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
@@ -17,6 +18,8 @@ __all__ = ["reach"]
 _APART = (Backend, Calls, Fused, ModuleType, type, CodeType)
 """Types of what is common to all functions, or remembers what it has found."""
 
+_LIBRARY = __name__.partition(".")[0] + "."
+
 _VALUES = (int, float, complex, str, bytes, np.generic, np.dtype)
 
 
@@ -24,7 +27,8 @@ def reach(fn: Any) -> tuple[list[Any], list[Any]]:
     """The NumPy arrays that `fn` refers to, by way of whatever it refers to, and a description of
     all of it, equal as long as numbers, containers and the places of arrays stay the same.
 
-    Of functions what they enclose and their defaults count, not their module's names.
+    Of functions what they enclose and their defaults count, and the names of their module that they
+    use: but for the library's own, whose modules hold nothing that changes.
     """
     arrays: list[Any] = []
     state: list[Any] = []
@@ -48,8 +52,18 @@ def reach(fn: Any) -> tuple[list[Any], list[Any]]:
         state.append(type(found))
         if isinstance(found, FunctionType):
             stack += (found.__closure__, found.__defaults__, found.__kwdefaults__)
+            if not str(found.__module__).startswith(_LIBRARY):
+                stack += (found.__globals__.get(name) for name in _names(found.__code__))
         elif isinstance(found, dict):
             stack += (x for pair in found.items() for x in pair)
         else:
             stack += gc.get_referents(found)
     return arrays, state
+
+
+def _names(code: CodeType) -> Iterator[str]:
+    """Names of a module that code may use, and functions made in it."""
+    yield from code.co_names
+    for inner in code.co_consts:
+        if isinstance(inner, CodeType):
+            yield from _names(inner)

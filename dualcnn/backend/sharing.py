@@ -157,7 +157,7 @@ class Sharing:
             with warnings.catch_warnings():
                 # Python 3.12 warns of locks that other threads hold at a fork; a part takes none.
                 warnings.filterwarnings("ignore", "This process .* is multi-threaded")
-                return Team(self._jobs, self._size, self._pool)
+                return Team(self._jobs, self._size, self._pool, self._be.arena.spans())
         except OSError as error:
             warnings.warn(
                 f"no processes for a captured function, threads go on: {error}",

@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from . import blas
+from .pages import give_up
 from .workers import WorkerPool
 
 __all__ = ["Job", "Team"]
@@ -75,13 +76,21 @@ class _Lock:
 class Team:
     """`size - 1` forked processes, which share the parts of `jobs` with the caller.
 
-    Raises `OSError` where the system has no more processes or memory.
+    What lies between the addresses `apart` no job refers to: they let go of that memory. Raises
+    `OSError` where the system has no more processes or memory.
     """
 
-    def __init__(self, jobs: Sequence[Job], size: int, pool: WorkerPool) -> None:
+    def __init__(
+        self,
+        jobs: Sequence[Job],
+        size: int,
+        pool: WorkerPool,
+        apart: Sequence[tuple[int, int]] = (),
+    ) -> None:
         context = multiprocessing.get_context("fork")
         self._jobs = jobs
         self._pool = pool
+        self._apart = apart
         self._state = memoryview(mmap.mmap(-1, mmap.PAGESIZE)).cast("q")
         self._lock = _Lock(context.Lock())
         self._blas = ExitStack()
@@ -181,6 +190,7 @@ class Team:
     def _serve(self) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+        give_up(self._apart)
         with self._pool.part(), blas.single_threaded(), np.errstate(all="ignore"):
             seen = 0
             while os.getppid() == self._leader:

@@ -9,7 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from .. import backend
-from ..autograd import Tensor, apply
+from ..autograd import HandingVjp, Tensor, apply
 from ..backend import Array
 from ..backend.calls import DECIDE, Calls, CaptureError, OtherwiseError
 from ..backend.capture import Capture
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from ..backend.sharing import Sharing
 
 __all__ = ["Run", "is_array"]
+
+Hand = Callable[[Tensor, Array], None]
 
 
 class Run:
@@ -61,7 +63,8 @@ class Run:
         places = {id(g): i for i, g in enumerate(given)}
         self._parameters = [leaf for leaf in leaves if id(leaf) not in places]
         self._wanting = [places[id(leaf)] for leaf in leaves if id(leaf) in places]
-        self._leaves = [*self._parameters, *(given[i] for i in self._wanting)]
+        self._given = [given[i] for i in self._wanting]
+        self._taker = _Taker(self._parameters)
         self._saved: list[tuple[Array, Array]] | None = None
         self._gy: Array = None
         self._gradients: tuple[Array | None, ...] = ()
@@ -113,7 +116,7 @@ class Run:
             self._backward.forget()
         self.close()
         self._shared = None
-        self._inputs, self._outputs, self._leaves = [], [], []
+        self._inputs, self._outputs, self._given = [], [], []
         self._gradients, self._gy = (), None
 
     def _check_outputs(self) -> None:
@@ -158,12 +161,12 @@ class Run:
                 result._vjp = _refuse
         if self._is_differentiable:
             results[0]._parents = (*self._parameters, *(inputs[i] for i in self._wanting))
-            results[0]._vjp = partial(self._vjp, self._number)
+            results[0]._vjp = HandingVjp(partial(self._vjp, self._number))
         if not issubclass(self._kind, (tuple, list)):
             return results[0]
         return self._kind(*results) if hasattr(self._kind, "_fields") else self._kind(results)
 
-    def _vjp(self, number: int, gy: Array) -> tuple[Array | None, ...]:
+    def _vjp(self, number: int, gy: Array, hand: Hand | None) -> tuple[Array | None, ...]:
         if number != self._number:
             raise RuntimeError(
                 "the captured function ran again before backward of its earlier result, and only "
@@ -174,29 +177,42 @@ class Run:
                 "backward of a result that another process computed would write to memory that "
                 "both see. Fix: call the captured function in this process first"
             )
-        if self._backward is None:
-            self._capture_backward(gy)
-        else:
-            self._backend.assign(self._gy, gy)
-            self._backward.run()
-        # Parameters take copies at once; what comes before an argument may keep what it is given.
-        first = len(self._parameters)
-        return *self._gradients[:first], *map(self._copied, self._gradients[first:])
-
-    def _copied(self, gradient: Array | None) -> Array | None:
-        return None if gradient is None else self._backend.copy(gradient)
+        kept: list[Array | None] = [None] * len(self._parameters)
+        if hand is None:
+            hand = partial(_keep, self._backend, kept, [id(leaf) for leaf in self._parameters])
+        elif self._shared is not None:
+            # Jobs that come of it are none of the calls'.
+            hand = partial(_hand_alone, self._shared, hand)
+        self._taker.hand = hand
+        try:
+            if self._backward is None:
+                self._capture_backward(gy)
+            else:
+                self._backend.assign(self._gy, gy)
+                self._backward.run()
+        finally:
+            del self._taker.hand
+        # What comes before an argument may keep what it is given.
+        return *kept, *(None if g is None else self._backend.copy(g) for g in self._gradients)
 
     def _capture_backward(self, gy: Array) -> None:
         backward = Calls(self._backend, after=self._forward)
         self._gy = backward.hold(self._backend.copy(gy))
+        places = {id(leaf): i for i, leaf in enumerate(self._parameters)}
         found: dict[int, Array] = {}
+        with _noting(backward) as capture:
 
-        def deliver(leaf: Tensor, gradient: Array) -> None:
-            found[id(leaf)] = gradient
+            def deliver(leaf: Tensor, gradient: Array) -> None:
+                if id(leaf) not in places:
+                    found[id(leaf)] = gradient
+                    return
+                # At once, now as later: then its memory serves again.
+                given = places[id(leaf)], gradient
+                backward.note("gradient", partial(self._taker, *given), given, ())
+                capture.unseen(self._taker)(*given)
 
-        with _noting(backward):
             self._outputs[0]._walk(self._gy, deliver)
-        self._gradients = tuple(found.get(id(leaf)) for leaf in self._leaves)
+        self._gradients = tuple(found.get(id(leaf)) for leaf in self._given)
         backward.end([g for g in self._gradients if g is not None])
         self._backward = backward
         if self._before is not None and self._before._backward is not None:
@@ -204,19 +220,50 @@ class Run:
             self._before = None
 
 
+class _Taker:
+    """What noted calls give the gradients of parameters to.
+
+    It has slots: to notes it stays itself, where other objects are copied for them.
+    """
+
+    __slots__ = ("hand", "parameters")
+    hand: Hand
+
+    def __init__(self, parameters: list[Tensor]) -> None:
+        self.parameters = parameters
+
+    def __call__(self, place: int, gradient: Array) -> None:
+        self.hand(self.parameters[place], gradient)
+
+
+def _keep(
+    be: StridedBackend,
+    kept: list[Array | None],
+    places: list[int],
+    leaf: Tensor,
+    gradient: Array,
+) -> None:
+    kept[places.index(id(leaf))] = be.copy(gradient)
+
+
+def _hand_alone(shared: Sharing, hand: Hand, leaf: Tensor, gradient: Array) -> None:
+    with shared.alone():
+        hand(leaf, gradient)
+
+
 @contextmanager
-def _noting(calls: Calls) -> Iterator[None]:
+def _noting(calls: Calls) -> Iterator[Capture]:
     """Note what is called of the backend within the block."""
     within = capturing.set(True)
     try:
         with Capture(calls) as capture:
             if calls.shared is None:
-                yield
+                yield capture
                 return
             token = casting.set(partial(_mirrored, capture))
             try:
                 with calls.shared.alone():
-                    yield
+                    yield capture
             finally:
                 casting.reset(token)
     finally:
