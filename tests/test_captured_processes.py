@@ -15,6 +15,7 @@ from shared_job import Shared, batch, fields, members, small_jobs, trained, unti
 import dualcnn
 from dualcnn import CaptureError, Tensor, backend, nn, optim, to_numpy, train
 from dualcnn import functional as F
+from dualcnn.backend.team import Team
 
 __all__ = ["small_jobs"]
 
@@ -117,6 +118,30 @@ def test_gradients_of_arguments():
         expected = Tensor(np.array(x.data), requires_grad=True)
         F.relu(layer(expected)).sum().backward()
         np.testing.assert_allclose(x.grad, expected.grad, rtol=1e-4, atol=1e-5)
+
+
+def test_what_becomes_of_gradients_is_none_of_the_jobs(monkeypatch):
+    """To add two up is work to share, too, which members know nothing of."""
+    done = []
+
+    def run(team: Team, number: int, job: Any) -> None:
+        done.append((job.body.__qualname__, team._jobs[number].body.__qualname__))
+        before(team, number, job)
+
+    before = Team.run
+    monkeypatch.setattr(Team, "run", run)
+    first, second, last = nn.Conv2d(1, 16, 3), nn.Conv2d(16, 32, 3), nn.Linear(1152, 20)
+    model = nn.Sequential(first, nn.ReLU(), second, nn.Flatten(), last)
+    loss_of = dualcnn.capture(lambda x: F.tanh(model(x)).sum(), processes=2)
+    for step in range(7):
+        loss = loss_of(batch(0)[0])
+        # By the fourth step the function is captured.
+        if step >= 4:
+            penalty = (last.weight * last.weight).sum()
+            loss = penalty + loss if step % 2 else loss + penalty
+        loss.backward()
+    assert done
+    assert all(mine == members for mine, members in done)
 
 
 def test_a_daemon_is_told_to_use_threads(monkeypatch):

@@ -180,7 +180,7 @@ class Run:
         kept: list[Array | None] = [None] * len(self._parameters)
         if hand is None:
             hand = partial(_keep, self._backend, kept, [id(leaf) for leaf in self._parameters])
-        elif self._shared is not None:
+        if self._shared is not None:
             # Jobs that come of it are none of the calls'.
             hand = partial(_hand_alone, self._shared, hand)
         self._taker.hand = hand

@@ -49,8 +49,22 @@ FAULTS = (
     Fault(
         "gradient of a tensor used twice: the last use's alone",
         "autograd.py",
-        "part if known is None else _sum(known, part)",
-        "part",
+        "pending[key] = part if known is None else _sum(known, part)",
+        "pending[key] = part",
+        "test_autograd.py",
+    ),
+    Fault(
+        "gradients of weights lie there until backward has ended",
+        "autograd.py",
+        "for p in node._parents[::-1]:",
+        "for p in node._parents:",
+        "test_autograd.py",
+    ),
+    Fault(
+        "gradients of a layer lie there until those of the next are found",
+        "autograd.py",
+        "            parts = part = known = None\n",
+        "",
         "test_autograd.py",
     ),
     Fault(
