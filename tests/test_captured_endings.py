@@ -131,14 +131,14 @@ def test_calls_given_up_while_another_thread_makes_them():
         job.step(*batch(seed))
     (run,) = job.loss_of._runs.values()
     inside, go_on, found = threading.Event(), threading.Event(), []
-    noted = run._forward.noted[0]
+    step = run._forward._steps[0]
 
     def again() -> None:
-        noted.again()
+        step()
         inside.set()
         go_on.wait(SECONDS)
 
-    run._forward.noted[0] = noted._replace(again=again)
+    run._forward._steps[0] = again
     thread = threading.Thread(target=lambda: found.append(float(job.loss_of(*batch(5)))))
     thread.start()
     assert inside.wait(SECONDS)

@@ -16,10 +16,10 @@ import numpy as np
 
 from .fused import Fused
 from .products import SERIAL_PRODUCT, for_blas, is_for_ones
+from .room import Again
+from .straight import straight_plainly
 
 __all__ = ["bound", "bound_into"]
-
-Again = Callable[[], Any]
 
 
 def bound(
@@ -60,6 +60,9 @@ def bound_into(
     """The same where `primitive` makes an array, which is to be written to `out`."""
     if isinstance(primitive, np.ufunc):
         return partial(primitive, *args, out=out, **options)
+    if isinstance(primitive, partial) and _method(primitive.func) == "plainly":
+        steps = straight_plainly(primitive.args[0], args, out)
+        return steps or partial(_stored, out, primitive.args[0], np, *args)
     name = _method(primitive)
     if name == "cast":
         return partial(np.copyto, out, args[0], casting="unsafe")
@@ -68,6 +71,10 @@ def bound_into(
         axis = args[1] if len(args) > 1 else None
         return partial(reduce, args[0], axis, out=out, keepdims=axis is not None)
     return lambda: be.assign(out, primitive(*args, **options))
+
+
+def _stored(out: Any, fn: Callable[..., Any], *args: Any) -> None:
+    np.copyto(out, fn(*args), casting="same_kind")
 
 
 def _method(primitive: Callable[..., Any]) -> str:

@@ -12,7 +12,7 @@ from .base import Array
 from .strided import StridedBackend
 
 if TYPE_CHECKING:
-    from .room import Room
+    from .room import Again, Room
     from .sharing import Jobs, Sharing
 
 __all__ = ["Call", "Calls", "CaptureError", "OtherwiseError"]
@@ -33,7 +33,7 @@ DECIDE = "decide"
 class Call(NamedTuple):
     """A primitive as it was called: what makes it again, and what tells it from another."""
 
-    again: Callable[[], Any]
+    again: Again
     name: str
     description: tuple[Any, ...]
 
@@ -56,6 +56,8 @@ class Calls:
             self.room = be.room() if shared is None else shared.room
         self._jobs: Jobs | None = None
         self.noted: list[Call] = []
+        self._steps: list[Callable[[], Any]] = []
+        """What makes them again, one after the other."""
         self.scratch: dict[Any, Array] = {} if after is None else after.scratch
         """The calls' own, by purpose, shape and dtype."""
         self.decides = False
@@ -96,13 +98,13 @@ class Calls:
         """Tell what comes of the calls; in other calls that must be the same arrays."""
         self._results = tuple(self._described(x) for x in results)
 
-    def note(
-        self, name: str, again: Callable[[], Any], given: Sequence[Any], written: Sequence[Array]
-    ) -> None:
+    def note(self, name: str, again: Again, given: Sequence[Any], written: Sequence[Array]) -> None:
         """Add a call, what it was given and the arrays that it wrote to."""
         description = tuple(self._described(x) for x in (*given, *written))
         self._check_set(name, description[: len(given)], description[len(given) :])
-        self.noted.append(Call(self.room.detached(again), name, description))
+        again = self.room.detached(again)
+        self.noted.append(Call(again, name, description))
+        self._steps += again if isinstance(again, tuple) else (again,)
         for x, described in zip(written, description[len(given) :], strict=True):
             if described[0] == OUTSIDE:
                 self._check_uncopied(name, described[1])
@@ -158,7 +160,7 @@ class Calls:
         """Let go of the calls' memory. They can't be made again, but compared with others."""
         self.noted = [call._replace(again=_forgotten) for call in self.noted]
         self.room, self.shared = self.backend.room(), None
-        self.scratch, self.written = {}, []
+        self._steps, self.scratch, self.written = [], {}, []
 
     def run(self) -> None:
         """Make the calls again, on what the arrays hold now."""
@@ -174,8 +176,8 @@ class Calls:
                 self._run()
 
     def _run(self) -> None:
-        for again, _, _ in self.noted:
-            again()
+        for step in self._steps:
+            step()
 
     def difference(self, other: Calls) -> str:
         """What is not the same in other calls, in words; "" where nothing is."""

@@ -13,9 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from .choose import BITS, above_zero, masked, where
+from .choose import BITS, where
+from .straight import Planned, Steps, straight
+from .symbols import Step, Symbol, Tracer, UntraceableError
 
-__all__ = ["Aliases", "Call", "Program", "UntraceableError", "deliver", "trace"]
+__all__ = ["Aliases", "Call", "Program", "deliver", "trace"]
 
 Scratch = Callable[[int, tuple[int, ...], Any], Any]
 """A buffer by number, shape and dtype."""
@@ -26,141 +28,17 @@ Aliases = tuple[frozenset[int], ...]
 Call = Callable[[Sequence[Any], Sequence[Any], Any], Any]
 """`call(args, outs, scratch)`: a program written down for arguments and outputs of given kinds."""
 
-_Planned = tuple[Any, tuple[int, ...], int, int | None, int | None, Any]
-"""A call, the registers it reads and the one it makes, its result, its buffer, and its dtype."""
-
 _Place = tuple[Any, int | None, int | None]
 """Of a value: dtype, and the number of the result or of the buffer that is its memory."""
-
-
-class UntraceableError(Exception):
-    """The expression does something that a list of elementwise calls can't say."""
-
-
-class _Step:
-    """One call: its function, the registers it reads, and the dtype of what it writes."""
-
-    __slots__ = ("call", "dtype", "full", "inputs")
-
-    def __init__(self, call: Any, inputs: tuple[int, ...], dtype: Any, full: bool) -> None:
-        self.call = call
-        self.inputs = inputs
-        self.dtype = dtype
-        self.full = full
-
-
-class _Symbol:
-    """A value of the traced expression: its register, and a sample to learn dtypes from."""
-
-    __slots__ = ("full", "register", "sample", "tracer")
-    __array_ufunc__ = None
-
-    def __init__(self, tracer: _Tracer, register: int, sample: Any, full: bool) -> None:
-        self.tracer = tracer
-        self.register = register
-        self.sample = sample
-        self.full = full
-
-    def __pow__(self, exponent: Any) -> _Symbol:
-        # NumPy's operator squares, which its function `power` does not.
-        if isinstance(exponent, (int, float)) and exponent == 2:
-            return self.tracer.record(np.square, self)
-        raise UntraceableError
-
-    def __rpow__(self, base: Any) -> _Symbol:
-        raise UntraceableError
-
-    def __bool__(self) -> bool:
-        raise UntraceableError
-
-    __hash__ = None  # type: ignore[assignment]
-
-
-def _binary(call: Any, swapped: bool = False) -> Any:
-    def operator(self: _Symbol, other: Any) -> _Symbol:
-        return self.tracer.record(call, *((other, self) if swapped else (self, other)))
-
-    return operator
-
-
-def _unary(call: Any) -> Any:
-    return lambda self: self.tracer.record(call, self)
-
-
-for _name, _call in {
-    "add": np.add, "sub": np.subtract, "mul": np.multiply, "truediv": np.divide,
-    "and": np.bitwise_and, "or": np.bitwise_or, "xor": np.bitwise_xor,
-    "lshift": np.left_shift, "rshift": np.right_shift,
-}.items():  # fmt: skip
-    setattr(_Symbol, f"__{_name}__", _binary(_call))
-    setattr(_Symbol, f"__r{_name}__", _binary(_call, swapped=True))
-for _name, _call in {
-    "gt": np.greater, "ge": np.greater_equal, "lt": np.less, "le": np.less_equal,
-    "eq": np.equal, "ne": np.not_equal,
-}.items():  # fmt: skip
-    setattr(_Symbol, f"__{_name}__", _binary(_call))
-for _name, _one in {"neg": np.negative, "invert": np.invert, "abs": np.absolute}.items():
-    setattr(_Symbol, f"__{_name}__", _unary(_one))
-
-
-class _Tracer:
-    """The namespace that a traced expression sees; it writes down what is called."""
-
-    def __init__(self) -> None:
-        self.constants: dict[int, Any] = {}
-        self.steps: dict[int, _Step] = {}
-        self.registers = 0
-        self.kinds: dict[int, Any] = {}
-        """The dtypes of the registers that hold arrays."""
-
-    def symbol(self, sample: Any, full: bool) -> _Symbol:
-        if isinstance(sample, np.ndarray):
-            self.kinds[self.registers] = sample.dtype
-        self.registers += 1
-        return _Symbol(self, self.registers - 1, sample, full)
-
-    def _operand(self, x: Any) -> _Symbol:
-        if isinstance(x, _Symbol):
-            return x
-        if not isinstance(x, (bool, int, float)):
-            raise UntraceableError
-        constant = self.symbol(x, False)
-        self.constants[constant.register] = x
-        return constant
-
-    def record(self, call: Any, *operands: Any) -> _Symbol:
-        symbols = [self._operand(x) for x in operands]
-        sample = np.asarray(call(*(s.sample for s in symbols)))
-        result = self.symbol(sample, any(s.full for s in symbols))
-        inputs = tuple(s.register for s in symbols)
-        self.steps[result.register] = _Step(call, inputs, sample.dtype, result.full)
-        return result
-
-    def where(self, condition: Any, a: Any, b: Any) -> _Symbol:
-        return self.record(where, condition, a, b)
-
-    def masked(self, g: Any, y: Any) -> _Symbol:
-        return self.record(masked, g, y)
-
-    def maximum(self, a: Any, b: Any) -> _Symbol:
-        if isinstance(b, (int, float)) and b == 0:
-            return self.record(above_zero, a)
-        return self.record(np.maximum, a, b)
-
-    def __getattr__(self, name: str) -> Any:
-        call = getattr(np, name, None)
-        if not isinstance(call, np.ufunc) or call.nout != 1:
-            raise UntraceableError
-        return lambda *operands: self.record(call, *operands)
 
 
 class Program:
     """The calls of an expression for arguments of given kinds."""
 
     def __init__(
-        self, tracer: _Tracer, arguments: int, results: Sequence[int], several: bool
+        self, tracer: Tracer, arguments: int, results: Sequence[int], several: bool
     ) -> None:
-        self._steps = _live(tracer.steps, results)
+        self._steps = tracer.live(results)
         self.results = results
         self.several = several
         """Whether the expression returns a tuple."""
@@ -199,8 +77,7 @@ class Program:
         Without outputs it returns the results. It holds where no argument `i` shares memory with
         output `k`, for the pairs `(i, k)` that come with it: what is read after it was written to.
         """
-        aliases = None if self.writes_last or not outs else (frozenset[int](),) * len(outs)
-        plan = self._planned(outs, aliases)
+        plan = self._direct_plan(outs)
         late = {
             (i, k)
             for _, _, register, k, *_ in plan
@@ -209,7 +86,17 @@ class Program:
         }
         return self._function(plan, len(outs), scratched=False), sorted(late)
 
-    def _function(self, plan: list[_Planned], outs: int, scratched: bool) -> Call:
+    def straight(self, args: Sequence[Any], outs: Sequence[Any]) -> Steps | None:
+        """The same for these very arrays, as functions without arguments; None where there is no
+        such list.
+        """
+        return straight(self._direct_plan(outs), self._template, self.results, args, outs)
+
+    def _direct_plan(self, outs: Sequence[Any]) -> list[Planned]:
+        aliases = None if self.writes_last or not outs else (frozenset[int](),) * len(outs)
+        return self._planned(outs, aliases)
+
+    def _function(self, plan: list[Planned], outs: int, scratched: bool) -> Call:
         """The plan as a Python function, a line a call: `f4(r0, r1, out=o0)` is step 4, which reads
         arguments 0 and 1 and writes to output 0. A loop over the plan takes 0.5 us more a step.
         """
@@ -262,12 +149,12 @@ class Program:
         zero: bool = b is None and self._template[inputs[2]] == 0
         return zero and condition == np.dtype(bool) and a == dtype
 
-    def _planned(self, outs: Sequence[Any], aliases: Aliases | None) -> list[_Planned]:
+    def _planned(self, outs: Sequence[Any], aliases: Aliases | None) -> list[Planned]:
         """For each step where it writes: to a result, into a buffer, or to a new small array.
 
         Places are `(dtype, result, buffer)`, one of the two None.
         """
-        plan: list[_Planned] = []
+        plan: list[Planned] = []
         holder: dict[int, _Place] = {}
         free: list[_Place] = []
         unused = set(range(len(outs))) if aliases is not None else set()
@@ -294,7 +181,7 @@ class Program:
     def _early(
         self,
         register: int,
-        step: _Step,
+        step: Step,
         outs: Sequence[Any],
         aliases: Aliases | None,
         unused: set[int],
@@ -308,7 +195,7 @@ class Program:
                 return place
         return None
 
-    def _suits(self, place: _Place, register: int, step: _Step) -> bool:
+    def _suits(self, place: _Place, register: int, step: Step) -> bool:
         """Whether a value may lie in a free place: until the result that belongs there comes."""
         dtype, result, _ = place
         if dtype != step.dtype:
@@ -322,7 +209,7 @@ class Program:
         return all(self._last_use.get(a, -1) <= register for a in aliases[k])
 
     def _result(
-        self, register: int, step: _Step, outs: Sequence[Any], aliases: Aliases | None
+        self, register: int, step: Step, outs: Sequence[Any], aliases: Aliases | None
     ) -> int | None:
         """The result that the step may write to its place at once."""
         if not step.full:
@@ -333,22 +220,12 @@ class Program:
         return None
 
 
-def _live(steps: dict[int, _Step], results: Sequence[int]) -> dict[int, _Step]:
-    """The steps that results come from."""
-    wanted, live = set(results), {}
-    for register in reversed(steps):
-        if register in wanted:
-            live[register] = steps[register]
-            wanted.update(steps[register].inputs)
-    return dict(reversed(live.items()))
-
-
 def trace(fn: Callable[..., Any], args: Sequence[Any], full: Sequence[bool]) -> Program:
     """The program of `fn(xp, *args)`; `full` says which arguments have the shape of the result.
 
     Raises `UntraceableError`.
     """
-    tracer = _Tracer()
+    tracer = Tracer()
     with np.errstate(all="ignore"):
         symbols = [
             tracer.symbol(np.ones(1, a.dtype) if isinstance(a, np.ndarray) else a, f)
@@ -359,7 +236,7 @@ def trace(fn: Callable[..., Any], args: Sequence[Any], full: Sequence[bool]) -> 
         except (TypeError, AttributeError) as error:
             raise UntraceableError from error
     results = found if isinstance(found, tuple) else (found,)
-    if not all(isinstance(r, _Symbol) for r in results):
+    if not all(isinstance(r, Symbol) for r in results):
         raise UntraceableError
     return Program(tracer, len(args), [r.register for r in results], isinstance(found, tuple))
 

@@ -13,7 +13,9 @@ import numpy as np
 
 from . import half, workers
 from .choose import masked, where
-from .expression import Aliases, Call, Program, UntraceableError, deliver, trace
+from .expression import Aliases, Call, Program, deliver, trace
+from .room import Again
+from .symbols import UntraceableError
 
 __all__ = ["Fused"]
 
@@ -90,7 +92,7 @@ class Fused:
                 return result if out is None else out
         return self._at_length(found, args, out)
 
-    def bound(self, *args: Any, out: Any) -> Callable[[], Any]:
+    def bound(self, *args: Any, out: Any) -> Again:
         """The call with these very arrays, after the look at them that a call starts with."""
         outs = out if type(out) is tuple else (out,)
         shape = outs[0].shape
@@ -102,8 +104,9 @@ class Fused:
         if key is not None:
             found = self._known.get(key) or self._found(key, args, outs)
             late = (np.may_share_memory(args[i], outs[k]) for i, k in found.late)
-            if found.direct is not None and not any(late):
-                return partial(found.direct, args, outs, None)
+            if found.program is not None and found.direct is not None and not any(late):
+                steps = found.program.straight(args, outs)
+                return partial(found.direct, args, outs, None) if steps is None else steps
         return partial(self, *args, out=out)
 
     def _at_length(self, found: _Found, args: tuple[Any, ...], out: Any) -> Any:

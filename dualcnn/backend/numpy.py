@@ -20,7 +20,7 @@ from .fused import Fused
 from .places import frame
 from .products import SERIAL_PRODUCT, for_blas, is_for_ones, multiply
 from .reduction import Reduction
-from .room import ArenaRoom, Room
+from .room import Again, ArenaRoom, Room
 from .strided import StridedBackend
 from .workers import WorkerPool, even, pool
 
@@ -214,12 +214,12 @@ class NumpyBackend(StridedBackend):
         """Whether `x` lies in an array that `constant` made."""
         return any(np.may_share_memory(x, made) for made in self._constants.values())
 
-    def bound(self, primitive: Callable[..., Any], *args: Any, **options: Any) -> Callable[[], Any]:
+    def bound(self, primitive: Callable[..., Any], *args: Any, **options: Any) -> Again:
         return binding.bound(self, primitive, args, options)
 
     def bound_into(
         self, out: Array, primitive: Callable[..., Array], *args: Any, **options: Any
-    ) -> Callable[[], Any]:
+    ) -> Again:
         return binding.bound_into(self, out, primitive, args, options)
 
     # Parts of a batch.

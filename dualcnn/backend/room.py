@@ -14,9 +14,10 @@ from .arena import Arena
 from .base import Array
 from .reduction import Reduction
 
-__all__ = ["ArenaRoom", "Room"]
+__all__ = ["Again", "ArenaRoom", "Room"]
 
-Again = Callable[[], Any]
+Again = Callable[[], Any] | tuple[Callable[[], Any], ...]
+"""What makes a call again, perhaps as several, one after the other."""
 
 
 class Room:

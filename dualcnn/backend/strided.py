@@ -11,7 +11,7 @@ import numpy as np
 
 from .base import Array, Backend
 from .places import window_sizes
-from .room import Room
+from .room import Again, Room
 
 if TYPE_CHECKING:
     from .sharing import Sharing
@@ -74,13 +74,13 @@ class StridedBackend(Backend):
         """`reduce_blocks` to be done many times, with `empty(shape, dtype)` for its memory."""
         return partial(self.reduce_blocks, n, bytes_each, *what)
 
-    def bound(self, primitive: Callable[..., Any], *args: Any, **options: Any) -> Callable[[], Any]:
+    def bound(self, primitive: Callable[..., Any], *args: Any, **options: Any) -> Again:
         """A call of `primitive` with these very arrays, to be made many times."""
         return partial(primitive, *args, **options)
 
     def bound_into(
         self, out: Array, primitive: Callable[..., Array], *args: Any, **options: Any
-    ) -> Callable[[], Any]:
+    ) -> Again:
         """The same of one that makes an array, which is to be written to `out`."""
         return lambda: self.assign(out, primitive(*args, **options))
 

@@ -88,8 +88,18 @@ class Captured:
         weakref.finalize(self, _close, self._runs)
 
     def __call__(self, *inputs: Any) -> Any:
-        arrays = [x._data if isinstance(x, Tensor) else x for x in inputs]
-        first = next((a for a in arrays if is_array(a)), None)
+        first, arrays = None, list(inputs)
+        kinds: list[Any] = []
+        for i, x in enumerate(inputs):
+            is_tensor = isinstance(x, Tensor)
+            a = arrays[i] = x._data if is_tensor else x
+            if is_array(a):
+                first = a if first is None else first
+                strides = getattr(a, "strides", None)
+                kinds.append((a.shape, strides, a.dtype, is_tensor and x._requires_grad))
+            else:
+                # 1, 1.0 and True are equal, and so are 0.0 and -0.0.
+                kinds.append((type(x), repr(x) if isinstance(x, float) else x))
         if first is None:
             raise TypeError(
                 "expected a Tensor or an array among the arguments of a captured function, got "
@@ -99,13 +109,6 @@ class Captured:
         is_seen = casting.get() is not None or watching.get() is not None
         if is_seen or capturing.get() or not isinstance(be, StridedBackend):
             return self.fn(*inputs)
-        kinds: list[Any] = []
-        for x, a in zip(inputs, arrays, strict=True):
-            if is_array(a):
-                kinds.append((a.shape, a.strides, a.dtype, x is not a and x.requires_grad))
-            else:
-                # 1, 1.0 and True are equal, and so are 0.0 and -0.0.
-                kinds.append((type(x), repr(x) if isinstance(x, float) else x))
         # What a process has captured, one forked from it does not go on with.
         key = be, tuple(kinds), recording.get(), overruled(), os.getpid()
         with self._lock:

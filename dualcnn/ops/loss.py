@@ -10,7 +10,8 @@ same on every backend and deterministic on a GPU.
 from __future__ import annotations
 
 import math
-from typing import Any
+from functools import lru_cache
+from typing import Any, NoReturn
 
 from .. import backend
 from ..backend import Array, Backend
@@ -99,7 +100,8 @@ def mse_loss(
 ) -> tuple[Array, Vjp]:
     """`(x - target) ** 2`, averaged, summed or as it is; both of one shape."""
     be = backend.of(x=x)
-    _check_reduction(reduction)
+    if reduction not in REDUCTIONS:
+        _refuse_reduction(reduction)
     dtype, target = x.dtype, _on_backend(be, x, target)
     x = be.widened(x)
     target = be.cast(target, x.dtype)
@@ -139,12 +141,11 @@ def one_hot(labels: Any, num_classes: int = -1, *, dtype: Any = None) -> Array:
 
 def _hits(be: Backend, labels: Array, classes: int) -> Array:
     column = be.xp.reshape(labels, (*labels.shape, 1))
-    return be.plainly(_is_class, column, classes, -1)
+    return be.plainly(_is_class, column, be.constant(_numbers(classes), labels.dtype), classes, -1)
 
 
-def _check_reduction(reduction: str) -> None:
-    if reduction not in REDUCTIONS:
-        raise ValueError(f'reduction: expected "mean", "sum" or "none", got {reduction!r}')
+def _refuse_reduction(reduction: str) -> NoReturn:
+    raise ValueError(f'reduction: expected "mean", "sum" or "none", got {reduction!r}')
 
 
 def _check_labels(be: Backend, labels: Array, classes: int, ignore_index: int | None) -> None:
@@ -173,8 +174,7 @@ def _class_axis(x: Array) -> int:
 
 
 def _without_classes(x: Array) -> tuple[int, ...]:
-    axis = _class_axis(x)
-    return (*x.shape[:axis], *x.shape[axis + 1 :])
+    return (*x.shape[:1], *x.shape[2:]) if x.ndim > 1 else ()
 
 
 def _rows(x: Array, reduction: str) -> tuple[Backend, Array, Any]:
@@ -183,7 +183,8 @@ def _rows(x: Array, reduction: str) -> tuple[Backend, Array, Any]:
     if be.is_half(x):
         _, rows, in_shape = _rows(be.widened(x), reduction)
         return be, rows, lambda g: be.cast(in_shape(g), x.dtype)
-    _check_reduction(reduction)
+    if reduction not in REDUCTIONS:
+        _refuse_reduction(reduction)
     if x.ndim < 1:
         raise ValueError("expected an input (N, C), (N, C, *S) or (C,), got a single number")
     if x.ndim == 2:
@@ -264,8 +265,9 @@ def _masses(
 ) -> tuple[Array, Any]:
     """The mass on each class `(M, C)`, and the sum of the labels' own weights."""
     classes = rows.shape[1]
-    column = be.cast(labels[:, None], be.dtype("int64"))
-    hits = be.plainly(_is_class, column, classes, ignore_index)
+    column = be.cast(labels[:, None], be.xp.int64)
+    numbers = be.constant(_numbers(classes), column.dtype)
+    hits = be.plainly(_is_class, column, numbers, classes, ignore_index)
     factors = None if weight is None else _class_weights(be, rows, weight)
     own = be.cast(hits, rows.dtype) if factors is None else be.plainly(_chosen, hits, factors)
     total = be.sum(own)
@@ -289,9 +291,14 @@ def _masses(
     return mass, total
 
 
-def _is_class(ns: Any, column: Array, classes: int, ignored: int) -> Array:
-    """Which label is which class: `(M, C)` from labels `(M, 1)`."""
-    hits = column == ns.arange(classes, dtype=column.dtype)
+@lru_cache(maxsize=64)
+def _numbers(classes: int) -> tuple[int, ...]:
+    return tuple(range(classes))
+
+
+def _is_class(ns: Any, column: Array, numbers: Array, classes: int, ignored: int) -> Array:
+    """Which label is which class: `(M, C)` from labels `(M, 1)` and the classes' numbers."""
+    hits = column == numbers
     return hits & (column != ignored) if 0 <= ignored < classes else hits
 
 
