@@ -63,6 +63,8 @@ def bound_into(
     if isinstance(primitive, partial) and _method(primitive.func) == "plainly":
         steps = straight_plainly(primitive.args[0], args, out)
         return steps or partial(_stored, out, primitive.args[0], np, *args)
+    if primitive is np.sum and set(options) == {"axis"} and args[0].dtype == out.dtype:
+        return partial(np.add.reduce, args[0], options["axis"], out=out)
     name = _method(primitive)
     if name == "cast":
         return partial(np.copyto, out, args[0], casting="unsafe")

@@ -77,7 +77,8 @@ class Program:
         Without outputs it returns the results. It holds where no argument `i` shares memory with
         output `k`, for the pairs `(i, k)` that come with it: what is read after it was written to.
         """
-        plan = self._direct_plan(outs)
+        aliases = None if self.writes_last or not outs else (frozenset[int](),) * len(outs)
+        plan = self._planned(outs, aliases)
         late = {
             (i, k)
             for _, _, register, k, *_ in plan
@@ -86,15 +87,12 @@ class Program:
         }
         return self._function(plan, len(outs), scratched=False), sorted(late)
 
-    def straight(self, args: Sequence[Any], outs: Sequence[Any]) -> Steps | None:
+    def straight(self, args: Sequence[Any], outs: Sequence[Any], aliases: Aliases) -> Steps | None:
         """The same for these very arrays, as functions without arguments; None where there is no
         such list.
         """
-        return straight(self._direct_plan(outs), self._template, self.results, args, outs)
-
-    def _direct_plan(self, outs: Sequence[Any]) -> list[Planned]:
-        aliases = None if self.writes_last or not outs else (frozenset[int](),) * len(outs)
-        return self._planned(outs, aliases)
+        plan = self._planned(outs, aliases)
+        return straight(plan, self._template, self.results, args, outs)
 
     def _function(self, plan: list[Planned], outs: int, scratched: bool) -> Call:
         """The plan as a Python function, a line a call: `f4(r0, r1, out=o0)` is step 4, which reads

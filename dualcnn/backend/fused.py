@@ -15,6 +15,7 @@ from . import half, workers
 from .choose import masked, where
 from .expression import Aliases, Call, Program, deliver, trace
 from .room import Again
+from .straight import straight_plainly
 from .symbols import UntraceableError
 
 __all__ = ["Fused"]
@@ -103,10 +104,13 @@ class Fused:
         key = _key(args, outs)
         if key is not None:
             found = self._known.get(key) or self._found(key, args, outs)
-            late = (np.may_share_memory(args[i], outs[k]) for i, k in found.late)
-            if found.program is not None and found.direct is not None and not any(late):
-                steps = found.program.straight(args, outs)
-                return partial(found.direct, args, outs, None) if steps is None else steps
+            aliases = _aliases(args, outs, found.shape)
+            if found.program is not None and found.direct is not None and aliases is not None:
+                steps = found.program.straight(args, outs, aliases)
+                if steps is not None:
+                    return steps
+            if not shape and len(outs) == 1:
+                return straight_plainly(self.fn, args, out) or partial(self, *args, out=out)
         return partial(self, *args, out=out)
 
     def _at_length(self, found: _Found, args: tuple[Any, ...], out: Any) -> Any:

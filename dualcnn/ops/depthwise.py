@@ -284,7 +284,9 @@ def _wide(be: Backend, kernel: Array, steps: Steps) -> Array:
         for tap, (place, column) in enumerate(steps.places):
             be.assign(by_column[:, place, column, :], kernel[:, tap, :])
         by_column = be.reshape_view(by_column, (down, steps.count, steps.width * channels))
-    return be.contiguous(be.xp.tile(by_column, (1, 1, steps.size)))
+    # 3 us; `tile` takes 15.
+    wide = be.empty((down, steps.count, steps.size, steps.width * channels), kernel.dtype)
+    return be.reshape_view(be.assign(wide, by_column[:, :, None, :]), (down, steps.count, -1))
 
 
 def _narrow(be: Backend, wide: Array, step: int) -> Array:
