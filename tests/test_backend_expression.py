@@ -251,6 +251,18 @@ def _swapped(xp: Any, a: Any, b: Any) -> Any:
     return b, a
 
 
+def _numbers_first(xp: Any, x: Any, a: float, b: float) -> Any:
+    return x * (a * b) - x / (2 * a) + x * (1 - b) * -a
+
+
+@pytest.mark.usefixtures("parted")
+@pytest.mark.parametrize("size", [1 << 8, 1 << 18])
+def test_numbers_of_numbers_do_not_widen_arrays(size: int) -> None:
+    x = rng(7).standard_normal(size).astype("float32")
+    check(_numbers_first, [x, 0.3, 0.7])
+    check(_numbers_first, [x, 0.3, 0.7], out=np.empty_like(x))
+
+
 @pytest.mark.usefixtures("parted")
 def test_a_row_of_what_is_written_to() -> None:
     a = rng(63).normal(size=(300, 70))

@@ -217,6 +217,17 @@ def test_members_have_no_memory_that_no_job_needs():
     assert (apart == 7).all()
 
 
+def test_memory_to_give_up_becomes_nothing_elses_meanwhile():
+    """Or members would let go of what came to lie there."""
+    arena = Arena()
+    arena.empty((1 << 20,), np.uint8)
+    spans = arena.spans()
+    arena.clear()
+    assert not arena.spans()
+    (_, start, _) = spans[0]
+    assert rss(os.getpid(), start)[0].startswith("rw")
+
+
 def test_a_member_that_needs_it_nevertheless_is_told_of():
     began = shared(2)
     parent, arena = os.getpid(), Arena()

@@ -144,10 +144,12 @@ class Arena:
         """Whether memory at an address belongs to one of the slabs."""
         return any(slab.start <= address < slab.end for slab in self._slabs)
 
-    def spans(self) -> list[tuple[int, int]]:
-        """The addresses between which arrays lie."""
+    def spans(self) -> list[tuple[Any, int, int]]:
+        """The slabs, each kept as long as it is known here, and the addresses between which arrays
+        lie.
+        """
         with self._lock:
-            return [(slab.start, slab.top) for slab in self._slabs]
+            return [(slab.memory, slab.start, slab.top) for slab in self._slabs]
 
     def alias(self, x: Any) -> Any:
         """The elements of `x`, which lies here, as an array that does not keep their memory in use:

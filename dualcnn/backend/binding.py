@@ -42,7 +42,8 @@ def bound(
         is_plain = min(a.itemsize, b.itemsize) > 2 and for_blas(a) is a and for_blas(b) is b
         if is_plain and out.size * a.shape[-1] < SERIAL_PRODUCT:
             # What `products.multiply` comes to for so few.
-            return partial(np.multiply if a.shape[-1] == 1 else np.matmul, a, b, out)
+            outer = a.shape[-1] == 1 and a.ndim > 1 and b.ndim > 1
+            return partial(np.multiply if outer else np.matmul, a, b, out)
     elif name == "contract" and args[0] == "mc->c":
         x, out = args[1], options["out"]
         if is_for_ones(x) and x.size < SERIAL_PRODUCT:
@@ -63,8 +64,10 @@ def bound_into(
     if isinstance(primitive, partial) and _method(primitive.func) == "plainly":
         steps = straight_plainly(primitive.args[0], args, out)
         return steps or partial(_stored, out, primitive.args[0], np, *args)
-    if primitive is np.sum and set(options) == {"axis"} and args[0].dtype == out.dtype:
-        return partial(np.add.reduce, args[0], options["axis"], out=out)
+    if primitive is np.sum and set(options) == {"axis"}:
+        x = args[0]
+        if isinstance(x, np.ndarray) and x.dtype == out.dtype:
+            return partial(np.add.reduce, x, options["axis"], out=out)
     name = _method(primitive)
     if name == "cast":
         return partial(np.copyto, out, args[0], casting="unsafe")

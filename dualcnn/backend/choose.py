@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 
-__all__ = ["BITS", "above_zero", "masked", "where"]
+__all__ = ["BITS", "CAST_AHEAD", "UNSIGNED", "above_zero", "is_zero", "masked", "where"]
 
 
 def where(condition: Any, a: Any, b: Any, out: Any = None) -> Any:
@@ -19,7 +20,7 @@ def where(condition: Any, a: Any, b: Any, out: Any = None) -> Any:
     if integers is not None and isinstance(condition, np.ndarray) and condition.dtype == bool:
         bits = a.view(integers)
         into = out.view(integers) if out is not None and out.dtype == a.dtype else None
-        if isinstance(b, (int, float)) and b == 0:
+        if is_zero(b):
             if into is not None and a.size > CAST_AHEAD and not np.may_share_memory(into, bits):
                 np.copyto(into, condition)
                 condition = into
@@ -34,6 +35,11 @@ def where(condition: Any, a: Any, b: Any, out: Any = None) -> Any:
         return found
     np.copyto(out, found)
     return out
+
+
+def is_zero(x: Any) -> bool:
+    """Whether `x` is the number 0, and not -0, whose bits are others."""
+    return isinstance(x, (int, float)) and x == 0 and math.copysign(1.0, x) > 0
 
 
 CAST_AHEAD = 1 << 13

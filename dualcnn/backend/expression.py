@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from .choose import BITS, where
+from .choose import BITS, is_zero, where
 from .straight import Planned, Steps, straight
 from .symbols import Step, Symbol, Tracer, UntraceableError
 
@@ -144,7 +144,7 @@ class Program:
         if call is not where or dtype.char not in BITS:
             return False
         condition, a, b = (self._kinds.get(i) for i in inputs)
-        zero: bool = b is None and self._template[inputs[2]] == 0
+        zero = b is None and is_zero(self._template[inputs[2]])
         return zero and condition == np.dtype(bool) and a == dtype
 
     def _planned(self, outs: Sequence[Any], aliases: Aliases | None) -> list[Planned]:

@@ -15,7 +15,7 @@ from . import half, workers
 from .choose import masked, where
 from .expression import Aliases, Call, Program, deliver, trace
 from .room import Again
-from .straight import straight_plainly
+from .straight import straight_numbers
 from .symbols import UntraceableError
 
 __all__ = ["Fused"]
@@ -99,8 +99,10 @@ class Fused:
         shape = outs[0].shape
         if shape and all(not isinstance(a, np.ndarray) or a.shape != shape for a in args):
             # Calls are listed for arguments of which one has the shape of the results.
-            first = next(i for i, a in enumerate(args) if isinstance(a, np.ndarray))
-            args = (*args[:first], np.broadcast_to(args[first], shape), *args[first + 1 :])
+            for i, a in enumerate(args):
+                if isinstance(a, np.ndarray):
+                    args = (*args[:i], np.broadcast_to(a, shape), *args[i + 1 :])
+                    break
         key = _key(args, outs)
         if key is not None:
             found = self._known.get(key) or self._found(key, args, outs)
@@ -110,7 +112,7 @@ class Fused:
                 if steps is not None:
                     return steps
             if not shape and len(outs) == 1:
-                return straight_plainly(self.fn, args, out) or partial(self, *args, out=out)
+                return straight_numbers(self.fn, args, out) or partial(self, *args, out=out)
         return partial(self, *args, out=out)
 
     def _at_length(self, found: _Found, args: tuple[Any, ...], out: Any) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import mmap
 from collections.abc import Sequence
+from typing import Any
 
 __all__ = ["give_up"]
 
@@ -12,8 +13,10 @@ _NO_ACCESS = 0
 """PROT_NONE, which the module `mmap` does not name."""
 
 
-def give_up(spans: Sequence[tuple[int, int]]) -> None:
-    """Let go of the whole pages between these addresses, in this process alone, under Linux.
+def give_up(spans: Sequence[tuple[Any, int, int]]) -> None:
+    """Let go of the whole pages between addresses, in this process alone, under Linux.
+
+    Each pair comes with what keeps the memory there from being something else's.
 
     Parent and child have each page in common until one of them writes to it; from then on each has
     its own, the child one that nobody reads. A step writes to all weights, gradients and state of
@@ -23,7 +26,7 @@ def give_up(spans: Sequence[tuple[int, int]]) -> None:
     zeros.
     """
     libc = ctypes.CDLL(None)
-    for start, end in spans:
+    for _, start, end in spans:
         first = -(-start // mmap.PAGESIZE) * mmap.PAGESIZE
         size = end // mmap.PAGESIZE * mmap.PAGESIZE - first
         if size > 0:

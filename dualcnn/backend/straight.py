@@ -8,15 +8,16 @@ once, and what is left are ufuncs with their operands and their place.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
 import numpy as np
 
-from .choose import BITS, CAST_AHEAD, UNSIGNED, above_zero, masked, where
+from .choose import BITS, CAST_AHEAD, UNSIGNED, above_zero, is_zero, masked, where
 from .symbols import Symbol, Tracer, UntraceableError
 
-__all__ = ["Planned", "Steps", "straight", "straight_plainly"]
+__all__ = ["Planned", "Steps", "straight", "straight_numbers", "straight_plainly"]
 
 Planned = tuple[Any, tuple[int, ...], int, int | None, int | None, Any]
 """A call, the registers it reads and the one it makes, its result, its buffer, and its dtype."""
@@ -67,20 +68,35 @@ def straight(
 
 
 def straight_plainly(fn: Callable[..., Any], args: Sequence[Any], out: Any) -> Steps | None:
-    """`fn(namespace, *args)` written to `out`, an array of its own, as functions without arguments.
+    """`fn(namespace, *args)`, which `out` holds now, as functions without arguments.
+
+    None where it isn't a list of elementwise calls, or they give anything else: `fn` may ask for
+    types, or write to what it is given.
+    """
+    before = out.copy()
+    with np.errstate(all="ignore"), suppress(Exception):
+        steps = straight_numbers(fn, args, out)
+        for step in steps or ():
+            step()
+        if steps and out.tobytes() == before.tobytes():
+            return steps
+    np.copyto(out, before)
+    return None
+
+
+def straight_numbers(fn: Callable[..., Any], args: Sequence[Any], out: Any) -> Steps | None:
+    """The same of a function of which it is known that it does nothing else.
 
     Other than in an expression numbers are themselves to `fn`, and shapes are what comes of them.
-    None where it isn't a list of elementwise calls.
     """
     tracer = Tracer()
     arrays = [a for a in args if isinstance(a, np.ndarray)]
     symbols = iter([tracer.symbol(np.ones(1, a.dtype), False) for a in arrays])
-    with np.errstate(all="ignore"):
-        try:
-            found = fn(tracer, *(next(symbols) if isinstance(a, np.ndarray) else a for a in args))
-        except (TypeError, AttributeError, UntraceableError):
-            return None
-    if not isinstance(found, Symbol):
+    try:
+        found = fn(tracer, *(next(symbols) if isinstance(a, np.ndarray) else a for a in args))
+    except UntraceableError:
+        return None
+    if not isinstance(found, Symbol) or found.sample.dtype != out.dtype:
         return None
     steps = tracer.live([found.register]).items()
     plan = [(s.call, s.inputs, register, None, None, s.dtype) for register, s in steps]
@@ -106,7 +122,6 @@ def _calls(call: Any, operands: list[Any], place: Any) -> Steps:
 
 def _is_or_zero(operands: list[Any], place: Any) -> bool:
     condition, a, b = operands
-    arrays = isinstance(condition, np.ndarray) and isinstance(a, np.ndarray)
-    if not arrays or isinstance(b, np.ndarray) or b != 0:
+    if not is_zero(b) or not isinstance(condition, np.ndarray) or not isinstance(a, np.ndarray):
         return False
     return bool(condition.dtype == bool and a.dtype == place.dtype and a.dtype.char in BITS)

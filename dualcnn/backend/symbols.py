@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from .choose import above_zero, masked, where
+from .choose import above_zero, is_zero, masked, where
 
 __all__ = ["Step", "Symbol", "Tracer", "UntraceableError"]
 
@@ -62,6 +63,10 @@ def _binary(call: Any, swapped: bool = False) -> Any:
     return operator
 
 
+def _written_over(self: Symbol, other: Any) -> Symbol:
+    raise UntraceableError
+
+
 def _unary(call: Any) -> Any:
     return lambda self: self.tracer.record(call, self)
 
@@ -73,6 +78,7 @@ for _name, _call in {
 }.items():  # fmt: skip
     setattr(Symbol, f"__{_name}__", _binary(_call))
     setattr(Symbol, f"__r{_name}__", _binary(_call, swapped=True))
+    setattr(Symbol, f"__i{_name}__", _written_over)
 for _name, _call in {
     "gt": np.greater, "ge": np.greater_equal, "lt": np.less, "le": np.less_equal,
     "eq": np.equal, "ne": np.not_equal,
@@ -80,6 +86,10 @@ for _name, _call in {
     setattr(Symbol, f"__{_name}__", _binary(_call))
 for _name, _one in {"neg": np.negative, "invert": np.invert, "abs": np.absolute}.items():
     setattr(Symbol, f"__{_name}__", _unary(_one))
+
+
+def _number(call: Any, *operands: Any) -> Any:
+    return call(*operands).item()
 
 
 class Tracer:
@@ -109,10 +119,16 @@ class Tracer:
 
     def record(self, call: Any, *operands: Any) -> Symbol:
         symbols = [self._operand(x) for x in operands]
-        sample = np.asarray(call(*(s.sample for s in symbols)))
+        if not any(isinstance(s.sample, (np.ndarray, np.generic)) for s in symbols):
+            # Numbers stay Python's: one of NumPy's would widen an array's dtype.
+            call = partial(_number, call)
+            sample, dtype = call(*(s.sample for s in symbols)), None
+        else:
+            sample = np.asarray(call(*(s.sample for s in symbols)))
+            dtype = sample.dtype
         result = self.symbol(sample, any(s.full for s in symbols))
         inputs = tuple(s.register for s in symbols)
-        self.steps[result.register] = Step(call, inputs, sample.dtype, result.full)
+        self.steps[result.register] = Step(call, inputs, dtype, result.full)
         return result
 
     def where(self, condition: Any, a: Any, b: Any) -> Symbol:
@@ -122,7 +138,7 @@ class Tracer:
         return self.record(masked, g, y)
 
     def maximum(self, a: Any, b: Any) -> Symbol:
-        if isinstance(b, (int, float)) and b == 0:
+        if is_zero(b):
             return self.record(above_zero, a)
         return self.record(np.maximum, a, b)
 

@@ -76,8 +76,8 @@ class _Lock:
 class Team:
     """`size - 1` forked processes, which share the parts of `jobs` with the caller.
 
-    What lies between the addresses `apart` no job refers to: they let go of that memory. Raises
-    `OSError` where the system has no more processes or memory.
+    No job refers to the memory `apart` (see `give_up`): they let go of it. Raises `OSError` where
+    the system has no more processes or memory.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class Team:
         jobs: Sequence[Job],
         size: int,
         pool: WorkerPool,
-        apart: Sequence[tuple[int, int]] = (),
+        apart: Sequence[tuple[Any, int, int]] = (),
     ) -> None:
         context = multiprocessing.get_context("fork")
         self._jobs = jobs
@@ -111,6 +111,8 @@ class Team:
             raise
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            # Members have it; here it would keep memory that nobody else uses any more.
+            self._apart = ()
 
     @property
     def is_whole(self) -> bool:

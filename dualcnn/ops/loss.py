@@ -140,8 +140,8 @@ def one_hot(labels: Any, num_classes: int = -1, *, dtype: Any = None) -> Array:
 
 
 def _hits(be: Backend, labels: Array, classes: int) -> Array:
-    column = be.xp.reshape(labels, (*labels.shape, 1))
-    return be.plainly(_is_class, column, be.constant(_numbers(classes), labels.dtype), classes, -1)
+    column = be.cast(be.xp.reshape(labels, (*labels.shape, 1)), be.xp.int64)
+    return be.plainly(_is_class, column, be.constant(_numbers(classes), column.dtype), classes, -1)
 
 
 def _refuse_reduction(reduction: str) -> NoReturn:
