@@ -251,6 +251,19 @@ def _swapped(xp: Any, a: Any, b: Any) -> Any:
     return b, a
 
 
+def _minus_zeros(xp: Any, x: Any) -> Any:
+    return xp.where(x > 1, x, -0.0), xp.maximum(x, -0.0)
+
+
+@pytest.mark.usefixtures("parted")
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("size", [1 << 8, 1 << 18])
+def test_minus_zero_stays_what_it_is(dtype: str, size: int) -> None:
+    x = np.resize(np.asarray((-0.0, 2.0, -3.0, 1.0, 0.0), dtype), size)
+    for actual, wanted in zip(run(_minus_zeros, [x])[0], plainly(_minus_zeros, [x]), strict=True):
+        assert actual.tobytes() == wanted.tobytes()
+
+
 def _numbers_first(xp: Any, x: Any, a: float, b: float) -> Any:
     return x * (a * b) - x / (2 * a) + x * (1 - b) * -a
 
