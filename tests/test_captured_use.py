@@ -101,6 +101,21 @@ def test_float16(be):
         assert (to_numpy(probabilities(x)) == to_numpy(F.softmax(x, 1))).all()
 
 
+def third(xp: Any, x: Any) -> Any:
+    return x / 3 * 3 - x / 7
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "int64"])
+@pytest.mark.parametrize("shape", [(), (5,), (40, 40)])
+def test_an_expression_of_any_size_and_precision(be, dtype, shape):
+    captured = dualcnn.capture(lambda x: dualcnn.apply(lambda a: (be.fuse(third)(a), None), x))
+    for seed in range(5):
+        x = Tensor(be.asarray((rng(seed).standard_normal(shape) * 9).astype(dtype)))
+        eager = to_numpy(be.fuse(third)(x.data))
+        found = to_numpy(captured(x))
+        assert found.tobytes() == np.asarray(eager, found.dtype).tobytes()
+
+
 class Scaler:
     def __init__(self, factor: float) -> None:
         self.factor = factor

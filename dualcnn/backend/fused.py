@@ -111,7 +111,8 @@ class Fused:
                 steps = found.program.straight(args, outs, aliases)
                 if steps is not None:
                     return steps
-            if not shape and len(outs) == 1:
+            is_half = half.has_half([*args, *outs])
+            if not shape and len(outs) == 1 and not is_half:
                 return straight_numbers(self.fn, args, out) or partial(self, *args, out=out)
         return partial(self, *args, out=out)
 
