@@ -109,7 +109,8 @@ def third(xp: Any, x: Any) -> Any:
 @pytest.mark.parametrize("shape", [(), (5,), (40, 40)])
 def test_an_expression_of_any_size_and_precision(be, dtype, shape):
     captured = dualcnn.capture(lambda x: dualcnn.apply(lambda a: (be.fuse(third)(a), None), x))
-    for seed in range(5):
+    # Roundings of float16 differ in some of them: two replays of a single number did not notice.
+    for seed in range(30):
         x = Tensor(be.asarray((rng(seed).standard_normal(shape) * 9).astype(dtype)))
         eager = to_numpy(be.fuse(third)(x.data))
         found = to_numpy(captured(x))

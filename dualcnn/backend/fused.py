@@ -111,8 +111,8 @@ class Fused:
                 steps = found.program.straight(args, outs, aliases)
                 if steps is not None:
                     return steps
-            is_half = half.has_half([*args, *outs])
-            if not shape and len(outs) == 1 and not is_half:
+            # float16 is computed in float32.
+            if not shape and len(outs) == 1 and not half.has_half([*args, out]):
                 return straight_numbers(self.fn, args, out) or partial(self, *args, out=out)
         return partial(self, *args, out=out)
 
