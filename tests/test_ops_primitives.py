@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from op_check import DTYPES, LAYOUTS, place, rng, same
 
-from dualcnn.backend import Backend, NumpyBackend
+from dualcnn.backend import Backend, NumpyBackend, choose
 
 WINDOWS = [
     ((2, 6, 7, 3), (3, 2), (1, 1), (1, 1)),
@@ -227,6 +227,14 @@ def test_a_large_square_beside_a_row_as_long_as_its_batch(be: Backend) -> None:
     a, b = draw.normal(size=(1024, 1024)), draw.normal(size=1024)
     placed = [place(be, v) for v in (a, b)]
     same(be.to_numpy(be.fuse(_axpy)(*placed, 2.0)), a * 2 + b, "float64")
+
+
+@pytest.mark.parametrize("other", [0.0, np.full(8, 3, np.float32)], ids=["zero", "an array"])
+def test_a_choice_into_an_output_of_another_precision(other: Any) -> None:
+    condition, a = np.arange(8) % 2 == 0, np.arange(8, dtype=np.float32)
+    out = np.full(8, 7.0)
+    assert choose.where(condition, a, other, out=out) is out
+    np.testing.assert_array_equal(out, np.where(condition, a, other))
 
 
 def _scaled_where(xp: Any, keep: Any, x: Any, factor: float) -> Any:

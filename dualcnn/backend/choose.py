@@ -17,9 +17,11 @@ def where(condition: Any, a: Any, b: Any, out: Any = None) -> Any:
     all values, infinities and NaN among them.
     """
     integers = BITS.get(a.dtype.char) if isinstance(a, np.ndarray) and a.ndim else None
+    if out is not None and integers is not None and out.dtype != a.dtype:
+        integers = None
     if integers is not None and isinstance(condition, np.ndarray) and condition.dtype == bool:
         bits = a.view(integers)
-        into = out.view(integers) if out is not None and out.dtype == a.dtype else None
+        into = None if out is None else out.view(integers)
         if is_zero(b):
             if into is not None and a.size > CAST_AHEAD and not np.may_share_memory(into, bits):
                 np.copyto(into, condition)
