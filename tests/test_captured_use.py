@@ -117,6 +117,28 @@ def test_an_expression_of_any_size_and_precision(be, dtype, shape):
         assert found.tobytes() == np.asarray(eager, found.dtype).tobytes()
 
 
+WRITERS = {
+    "by name": lambda xp, x, out: xp.add(x, x, out=out),
+    "by place": lambda xp, x, out: xp.add(x, x, out),
+    "one of a tuple": lambda xp, x, out: xp.add(x, x, out=(out,)),
+    "to a part": lambda xp, x, out: xp.sum(x, axis=0, out=out[1, :]),
+    "to what it reads": lambda xp, x, out: xp.multiply(out, x, out=out),
+}
+
+
+@pytest.mark.parametrize("writer", WRITERS.values(), ids=WRITERS)
+def test_a_function_of_the_namespace_writes_where_it_is_told(be, writer):
+    def op(x: Any) -> Any:
+        out = be.assign(be.empty(tuple(x.shape), x.dtype), 3.0)
+        writer(be.xp, x, out)
+        return out, None
+
+    captured = dualcnn.capture(lambda x: dualcnn.apply(op, x))
+    for seed in range(5):
+        x = be.asarray(rng(seed).standard_normal((3, 4)).astype("float32"))
+        np.testing.assert_array_equal(to_numpy(captured(x)), to_numpy(op(x)[0]))
+
+
 class Scaler:
     def __init__(self, factor: float) -> None:
         self.factor = factor

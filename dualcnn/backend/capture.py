@@ -187,7 +187,7 @@ class Capture:
     ) -> Array:
         if out is None:
             out = self._empty(frame(x.shape, widths)[0], x.dtype)
-        return self._written("pad", self._primitives["pad"], (x, tuple(widths), value), out)
+        return self.written("pad", self._primitives["pad"], (x, tuple(widths), value), out)
 
     # Arithmetic.
 
@@ -197,7 +197,7 @@ class Capture:
         matmul = self._primitives["matmul"]
         if accumulate:
             matmul = partial(matmul, accumulate=True)
-        return self._written("matmul", matmul, (a, b), out)
+        return self.written("matmul", matmul, (a, b), out)
 
     def _contract(
         self, subscripts: str, *operands: Array, out: Array | None = None, accumulate: bool = False
@@ -205,13 +205,13 @@ class Capture:
         contract = self._primitives["contract"]
         if accumulate:
             contract = partial(contract, accumulate=True)
-        return self._written("contract", contract, (subscripts, *operands), out)
+        return self.written("contract", contract, (subscripts, *operands), out)
 
     def _fuse(self, fn: Callable[..., Any]) -> Callable[..., Any]:
         fused = self._primitives["fuse"](fn)
 
         def call(*args: Any, out: Any = None) -> Any:
-            return self._written(fn.__qualname__, fused, args, out)
+            return self.written(fn.__qualname__, fused, args, out)
 
         # What is asked for here may be called within a part, on any thread, or on the way back,
         # when another capture notes.
@@ -226,7 +226,7 @@ class Capture:
         """The backend's primitive as it is now: its own, or that of another capture."""
         return getattr(self.backend, name)  # type: ignore[no-any-return]
 
-    def _written(self, name: str, call: Callable[..., Any], args: tuple[Any, ...], out: Any) -> Any:
+    def written(self, name: str, call: Callable[..., Any], args: tuple[Any, ...], out: Any) -> Any:
         """Of a primitive that writes to `out`, or made an array and could have written to it."""
         found = self.unseen(call)(*args, out=out)
         outs = found if isinstance(found, tuple) else (found,)
@@ -310,7 +310,16 @@ class _Namespace:
             return value
         capture = self._capture
 
-        def call(*args: Any, **options: Any) -> Any:
+        # What a ufunc is to write to may also come by position.
+        taken = getattr(value, "nin", None)
+
+        def call(*args: Any, out: Any = None, **options: Any) -> Any:
+            if taken is not None and len(args) > taken:
+                args, out = args[:taken], args[taken:]
+            if isinstance(out, tuple) and len(out) == 1:
+                (out,) = out
+            if out is not None:
+                return capture.written(name, partial(value, **options), args, out)
             return capture.stored(name, value(*args, **options), value, *args, **options)
 
         return capture.noting(call, value)

@@ -144,6 +144,8 @@ def _function(name: str, fn: Callable[..., Any], kind: str) -> Callable[..., Any
         return lift(result, Traced if traced else ndarray, c_order=fresh)
 
     call.__name__ = call.__qualname__ = name
+    if isinstance(fn, np.ufunc):
+        call.nin = fn.nin  # type: ignore[attr-defined]
     return call
 
 
