@@ -337,7 +337,8 @@ def _as_array(data: Any) -> Array:
         return data
     if isinstance(data, Tensor):
         return data._data
-    if isinstance(data, (list, tuple, int, float)):
+    # NumPy's float64 is a float as well, but says what it is.
+    if isinstance(data, (list, tuple, int, float)) and not hasattr(data, "dtype"):
         be = backend.current()
         array = be.asarray(data)
         default = be.dtype("float32")

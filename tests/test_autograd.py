@@ -274,6 +274,19 @@ def test_the_first_layer_computes_no_input_gradient(be, monkeypatch):
     assert grad(w) == [[[[4.0] * 3] * 3]]
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_an_own_operation_that_ends_in_one_number_keeps_its_dtype(be, dtype):
+    """NumPy returns a scalar there, and its float64 is a Python float too."""
+    values = np.array([1 / 3, 1e-9], dtype)
+
+    def total(x):
+        return be.xp.sum(x), lambda gy: (be.xp.broadcast_to(gy, x.shape),)
+
+    y = dualcnn.apply(total, leaf(be, values, dtype))
+    assert y.dtype == be.dtype(dtype)
+    assert y.item() == values.sum()
+
+
 def test_an_own_operation_with_a_third_result():
     def op(a):
         return a * 2, lambda gy: (gy * 2,), "extra"

@@ -81,6 +81,12 @@ def test_numpy_scalars_on_either_side_keep_the_dtype(be, dtype):
     assert x.grad.dtype == be.dtype(dtype)
 
 
+def test_a_tensor_of_a_numpy_scalar_has_its_dtype():
+    assert Tensor(np.float64(1 / 3)).item() == 1 / 3
+    assert Tensor(np.float32(0.5)).dtype == Tensor(0.5).dtype == np.float32
+    assert Tensor(np.int16(3)).dtype == np.int16
+
+
 def test_gradients_of_broadcast_operands(be):
     x, row, one = leaf(be, np.ones((2, 3))), leaf(be, np.ones(3)), leaf(be, np.ones((2, 1)))
     (x * row + one).sum().backward()
