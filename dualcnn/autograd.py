@@ -92,7 +92,7 @@ def _freed(gy: Array) -> NoReturn:
     )
 
 
-class Tensor(Operators, Values):
+class Tensor(Values, Operators):
     """An array that can be differentiated with respect to.
 
     `data` is an array of any backend, or a list or number (floats become float32 on the current
@@ -326,10 +326,10 @@ class Tensor(Operators, Values):
         be = self.backend
         return Tensor(be.scalar(be.xp.argmax(self._data, axis=dim, keepdims=keepdim)))
 
-    def _compared(self, relation: Callable[[Any, Any], Any], other: Any) -> Any:
+    def _compared(self, relation: Callable[..., Any], other: Any) -> Any:
         other = _plain(other)
         be = backend.of(tensor=self._data, other=other)
-        return Tensor(be.scalar(relation(self._data, other)))
+        return Tensor(be.scalar(be.plainly(relation, self._data, other)))
 
 
 def _as_array(data: Any) -> Array:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable, Iterator
 from operator import index
 from typing import Any, Self
@@ -24,7 +23,11 @@ class Operators:
         """Run an operation and record it."""
         raise NotImplementedError
 
-    def _compared(self, relation: Callable[[Any, Any], Any], other: Any) -> Self:
+    def _replaced(self, value: Self) -> Self:
+        """What stands for this Tensor after `tensor += ...` came to `value`."""
+        raise NotImplementedError
+
+    def _compared(self, relation: Callable[..., Any], other: Any) -> Self:
         """A comparison of the elements: bool, without gradients."""
         raise NotImplementedError
 
@@ -179,29 +182,46 @@ class Operators:
     def __rpow__(self, other: Any) -> Self:
         return self._apply(ops.pow, other, self)
 
+    # Under `no_grad` in place, as for `parameter -= rate * gradient`; else of a new Tensor.
+
+    def __iadd__(self, other: Any) -> Self:
+        return self._replaced(self + other)
+
+    def __isub__(self, other: Any) -> Self:
+        return self._replaced(self - other)
+
+    def __imul__(self, other: Any) -> Self:
+        return self._replaced(self * other)
+
+    def __itruediv__(self, other: Any) -> Self:
+        return self._replaced(self / other)
+
+    def __ipow__(self, other: Any) -> Self:
+        return self._replaced(self**other)
+
     # Comparisons.
 
     def eq(self, other: Any) -> Self:
         """Where the elements equal those of `other`."""
-        return self._compared(operator.eq, other)
+        return self._compared(_equal, other)
 
     def __eq__(self, other: object) -> Any:
-        return self._compared(operator.eq, other)
+        return self._compared(_equal, other)
 
     def __ne__(self, other: object) -> Any:
-        return self._compared(operator.ne, other)
+        return self._compared(_unequal, other)
 
     def __lt__(self, other: Any) -> Self:
-        return self._compared(operator.lt, other)
+        return self._compared(_less, other)
 
     def __le__(self, other: Any) -> Self:
-        return self._compared(operator.le, other)
+        return self._compared(_at_most, other)
 
     def __gt__(self, other: Any) -> Self:
-        return self._compared(operator.gt, other)
+        return self._compared(_greater, other)
 
     def __ge__(self, other: Any) -> Self:
-        return self._compared(operator.ge, other)
+        return self._compared(_at_least, other)
 
     __hash__ = object.__hash__
 
@@ -211,3 +231,27 @@ def _sizes(sizes: tuple[Any, ...]) -> tuple[int, ...]:
     if len(sizes) == 1 and not hasattr(sizes[0], "__index__"):
         (sizes,) = sizes
     return tuple(index(size) for size in sizes)
+
+
+def _equal(ns: Any, a: Any, b: Any) -> Any:
+    return a == b
+
+
+def _unequal(ns: Any, a: Any, b: Any) -> Any:
+    return a != b
+
+
+def _less(ns: Any, a: Any, b: Any) -> Any:
+    return a < b
+
+
+def _at_most(ns: Any, a: Any, b: Any) -> Any:
+    return a <= b
+
+
+def _greater(ns: Any, a: Any, b: Any) -> Any:
+    return a > b
+
+
+def _at_least(ns: Any, a: Any, b: Any) -> Any:
+    return a >= b

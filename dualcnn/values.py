@@ -1,4 +1,6 @@
-"""How the numbers of a Tensor leave it: read on the host, or shared with another library."""
+"""How the numbers of a Tensor leave it, read on the host or shared with another library, and are
+replaced.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,7 @@ from typing import Any
 from . import backend
 from .backend import Array
 from .backend.calls import CaptureError
-from .recording import capturing
+from .recording import capturing, recording
 
 __all__ = ["Values"]
 
@@ -23,6 +25,8 @@ class Values:
     shape: Any
     backend: Any
     device: Any
+    is_leaf: Any
+    requires_grad: Any
 
     # Values.
 
@@ -53,6 +57,27 @@ class Values:
 
     def __format__(self, spec: str) -> str:
         return format(self.item(), spec) if spec else repr(self)
+
+    # What `tensor += ...` came to.
+
+    def _replaced(self, value: Any) -> Any:
+        if recording.get():
+            if self.is_leaf and self.requires_grad:
+                raise RuntimeError(
+                    "a leaf that requires a gradient can't be changed while operations are "
+                    "recorded. Fix: with dualcnn.no_grad():"
+                )
+            # The tape may hold the memory: the name goes over to a new Tensor.
+            return value
+        be, own = self.backend, self._data
+        widens = be.is_floating(value._data) and not be.is_floating(own)
+        if value.shape != self.shape or widens:
+            raise ValueError(
+                f"expected {self.shape} of {own.dtype} of what is to change a Tensor in place, "
+                f"got {value.shape} of {value.dtype}. Fix: x = x + y for x += y"
+            )
+        be.assign(own, value._data)
+        return self
 
     # Exports without a copy.
 

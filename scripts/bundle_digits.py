@@ -8,9 +8,9 @@ them as IDX under gzip into dualcnn/data/digits. FOLDER: see `dualcnn.data.mnist
 
 from __future__ import annotations
 
+import argparse
 import gzip
 import struct
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +30,9 @@ def idx(array: npt.NDArray[np.uint8]) -> bytes:
 
 
 def main() -> None:
-    parts = mnist(sys.argv[1] if sys.argv[1:] else None)
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("folder", nargs="?", help="with the whole MNIST: see dualcnn.data.mnist")
+    parts = mnist(parser.parse_args().folder)
     for whole, (part, (images, labels)) in zip(parts, FILES.items(), strict=True):
         first = whole[: COUNTS[part]]
         for file, array in (

@@ -101,6 +101,28 @@ def test_the_environment_sets_the_default():
     assert python(script, DUALCNN_BACKEND="cpu").stdout.strip() == "numpy"
     wrong = python(script, DUALCNN_BACKEND="abacus")
     assert "unknown backend 'abacus'" in wrong.stderr
+    assert "the environment variable DUALCNN_BACKEND asks for 'abacus'" in wrong.stderr
+
+
+@pytest.mark.parametrize(
+    ("given", "fix"),
+    [
+        ([[1.0, 2.0]], 'x = dualcnn.asarray(x, "float32")'),
+        ([1, 2], "x = dualcnn.asarray(x)"),
+        ([[1.0], [1.0, 2.0]], "x = dualcnn.asarray(x)"),
+    ],
+)
+def test_a_list_is_told_how_to_become_an_array(given, fix):
+    with pytest.raises(dualcnn.backend.MixedBackendsError) as caught:
+        dualcnn.backend.of(x=given)
+    assert str(caught.value) == f"x is a list; expected an array. Fix: {fix}"
+
+
+def test_a_layer_given_a_list_speaks_of_no_device():
+    layer = dualcnn.nn.Linear(2, 1)
+    with pytest.raises(dualcnn.backend.MixedBackendsError) as caught:
+        layer([[1.0, 2.0]])
+    assert caught.value.__notes__ == ["in Linear(in_features=2, out_features=1, bias=True)"]
 
 
 def test_auto_chooses_the_cpu_without_a_gpu_and_says_why(monkeypatch, caplog):

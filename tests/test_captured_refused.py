@@ -148,6 +148,16 @@ def test_an_array_must_be_given():
         dualcnn.capture(lambda n: n)(3)
 
 
+def test_arguments_are_hashed_and_come_by_position(be):
+    captured = dualcnn.capture(lambda x, sizes=(): Tensor(x).sum())
+    x = be.asarray(np.ones(3))
+    with pytest.raises(TypeError, match=r"can be hashed .*got a list\. Fix: a tuple, or an array"):
+        captured(x, [1, 2])
+    with pytest.raises(TypeError, match="by position, got sizes by name"):
+        captured(x, sizes=(1, 2))
+    assert float(captured(x, (1, 2))) == 3
+
+
 def test_an_error_leaves_the_backend_as_it_was(be):
     job = Job(captured=True)
     x, y = digits(be, 1)

@@ -94,6 +94,12 @@ def test_a_bad_dataset_says_what_was_expected_and_found(
         ImageDataset(pixels, labels, CLASSES, "toy")
 
 
+@pytest.mark.parametrize("classes", [10, "cats"])
+def test_classes_are_named_one_by_one(classes: Any) -> None:
+    with pytest.raises(DataFormatError, match="the name of each class, got"):
+        ImageDataset(images(), np.arange(7), classes, "toy")
+
+
 def test_from_idx_reads_a_pair_of_files(tmp_path: Any) -> None:
     (tmp_path / "images").write_bytes(
         bytes([0, 0, 8, 3, 0, 0, 0, 2, 0, 0, 0, 1, 0, 0, 0, 2, 10, 20, 30, 40])

@@ -133,6 +133,14 @@ def test_positional_arguments_arrive_where_they_should(be):
     assert to_numpy(result)[0, 0, 1, 1] == 18 + 20 + 34 + 36 + 0.5
 
 
+@pytest.mark.parametrize("name", ["cross_entropy", "nll_loss", "mse_loss"])
+def test_options_of_losses_go_by_name(name):
+    """PyTorch's fourth is the old `size_average`; taken for another it would be a wrong loss."""
+    x, options = np.zeros((2, 3)), (None, False) if name != "mse_loss" else (False,)
+    with pytest.raises(TypeError, match="positional"):
+        getattr(functional, name)(x, np.array([0, 1]), *options)
+
+
 def test_targets_on_the_host(be):
     logits = Tensor(be.asarray(np.array([[0.0, 0.0], [0.0, np.log(3.0)]])), requires_grad=True)
     labels = np.array([0, 1])
@@ -143,7 +151,9 @@ def test_targets_on_the_host(be):
     logp = functional.log_softmax(logits, dim=1)
     assert functional.nll_loss(logp, labels).item() == pytest.approx(want, rel=1e-12)
     target = np.array([[1.0, 0.0], [0.0, 0.0]])
-    assert functional.mse_loss(logits, target, "sum").item() == pytest.approx(1 + np.log(3) ** 2)
+    assert functional.mse_loss(logits, target, reduction="sum").item() == pytest.approx(
+        1 + np.log(3) ** 2
+    )
 
 
 def test_class_weights_as_tensors(be):

@@ -172,6 +172,8 @@ def test_what_cannot_be_saved(tmp_path):
         save({"w": np.array([1j])}, tmp_path / "w")
     with pytest.raises(WeightsError, match=r"w: .*object"):
         save({"w": np.array([None])}, tmp_path / "w")
+    with pytest.raises(WeightsError, match=r"w: expected an array or a Tensor, got a str"):
+        save({"w": "text"}, tmp_path / "w.safetensors")
     with pytest.raises(WeightsError, match=r"model\.state_dict"):
         save([1, 2], tmp_path / "w")  # type: ignore[arg-type]
     with pytest.raises(WeightsError, match="metadata of text"):

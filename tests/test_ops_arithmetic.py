@@ -347,6 +347,26 @@ def test_a_single_number_transposed(be: Backend) -> None:
     check_op(be, ops.transpose, [x], x, x, [x], dim0=0, dim1=-1)
 
 
+@pytest.mark.parametrize("dtype", ["uint8", "int32", "bool", "int64"])
+def test_whole_numbers_add_up_to_signed_ones(be: Backend, dtype: str) -> None:
+    x = be.asarray(np.array([1, 0, 1], dtype))
+    y, _ = ops.sum(x)
+    assert y.dtype == be.dtype("int64")
+    difference, _ = ops.sub(y, 3)
+    assert int(difference) == -1
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int64", "bool"])
+def test_whole_numbers_and_a_float_make_float32(be: Backend, dtype: str) -> None:
+    x = be.asarray(np.array([1, 0, 1], dtype))
+    for op, wanted in ((ops.mul, [0.5, 0, 0.5]), (ops.add, [1.5, 0.5, 1.5])):
+        y, _ = op(x, 0.5)
+        assert y.dtype == be.dtype("float32")
+        np.testing.assert_array_equal(be.to_numpy(y), wanted)
+    assert ops.sub(0.5, x)[0].dtype == ops.pow(x, 2.0)[0].dtype == be.dtype("float32")
+    assert ops.mul(be.asarray(np.ones(3)), 0.5)[0].dtype == be.dtype("float64")
+
+
 def test_whole_numbers_pass_no_gradient(be: Backend) -> None:
     y, vjp = ops.astype(place(be, np.array([1.5])), dtype="int64")
     assert_array(be, y, (1,), "int64")

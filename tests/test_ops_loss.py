@@ -198,6 +198,14 @@ def test_the_mean_over_no_counted_label(be: Backend) -> None:
     np.testing.assert_array_equal(be.to_numpy(vjp(place(be, np.array(1.0)))[0]), np.zeros((2, 3)))
 
 
+@pytest.mark.parametrize("index", [None, True, 1.5, "none"])
+@pytest.mark.parametrize("name", ["cross_entropy", "nll_loss"])
+def test_the_label_to_ignore_is_a_whole_number(be: Backend, name: str, index: Any) -> None:
+    x, labels, _ = operands((5, 4))
+    with pytest.raises(TypeError, match="ignore_index: expected a whole number, got"):
+        getattr(ops, name)(place(be, x), labels, ignore_index=index)
+
+
 @pytest.mark.parametrize("label", [4, -1, 1000])
 @pytest.mark.parametrize("name", ["cross_entropy", "nll_loss"])
 def test_labels_out_of_range_raise_where_looking_is_free(

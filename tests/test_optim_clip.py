@@ -11,7 +11,7 @@ import stand_in
 from conftest import make_backend
 from optim_check import SHAPES, assert_close, give, make, values
 
-from dualcnn import Tensor, backend, optim, to_numpy
+from dualcnn import Tensor, backend, nn, optim, to_numpy
 from dualcnn.backend import Backend
 from dualcnn.optim.buffer import gradient_arrays
 
@@ -187,6 +187,8 @@ def test_bounds_are_checked() -> None:
         optim.clip_grad_norm_(params, -1)
     with pytest.raises(ValueError, match="norm_type > 0, got 0"):
         optim.clip_grad_norm_(params, 1, 0)
+    with pytest.raises(TypeError, match=r"such as model\.parameters\(\), got a ReLU"):
+        optim.clip_grad_norm_(nn.Sequential(nn.ReLU()), 1.0)
 
 
 def test_parameters_on_two_backends() -> None:

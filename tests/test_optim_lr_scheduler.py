@@ -214,6 +214,7 @@ def test_last_epoch_goes_on_with_the_initial_rates(name: str) -> None:
             "Adadelta has no momentum to cycle",
         ),
         (lambda o: lr_scheduler.StepLR(o.param_groups, 1), TypeError, "an Optimizer, got list"),
+        (lambda o: lr_scheduler.OneCycleLR({}, 1.0, 9), TypeError, "an Optimizer, got dict"),
     ],
 )
 def test_wrong_arguments(build: Any, error: type[Exception], message: str) -> None:

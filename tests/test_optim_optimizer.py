@@ -254,6 +254,12 @@ def test_what_is_no_parameter_is_refused() -> None:
 
 def test_a_refused_group_leaves_the_parameters_alone() -> None:
     (param,) = cpu([(3,)])
+    for betas in (0.9, (0.9,), (0.9, 0.99, 0.999), ("a", "b")):
+        with pytest.raises(ValueError, match="expected two numbers as betas, got"):
+            optim.Adam([param], betas=betas)  # type: ignore[arg-type]
+    for rate in ("0.1", None):
+        with pytest.raises(TypeError, match="expected a number as lr, got"):
+            optim.SGD([param], lr=rate)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="lr >= 0"):
         optim.SGD([{"params": [param], "lr": -1}])
     assert param.data_slot is None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import operator
 import pickle
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from conftest import make_backend
 
+import dualcnn
 from dualcnn import Tensor, backend, to_numpy
 from dualcnn.backend import Backend
 
@@ -85,6 +87,59 @@ def test_a_tensor_of_a_numpy_scalar_has_its_dtype():
     assert Tensor(np.float64(1 / 3)).item() == 1 / 3
     assert Tensor(np.float32(0.5)).dtype == Tensor(0.5).dtype == np.float32
     assert Tensor(np.int16(3)).dtype == np.int16
+
+
+IN_PLACE = {
+    "+=": (operator.iadd, [3, 4]),
+    "-=": (operator.isub, [-1, 0]),
+    "*=": (operator.imul, [2, 4]),
+    "/=": (operator.itruediv, [0.5, 1]),
+    "**=": (operator.ipow, [1, 4]),
+}
+
+
+@pytest.mark.parametrize("name", IN_PLACE)
+def test_leaves_change_in_place_where_nothing_is_recorded(be, name):
+    """As a step of gradient descent by hand does: the layer's own parameter, not a new Tensor."""
+    change, wanted = IN_PLACE[name]
+    x = leaf(be, [1.0, 2.0])
+    array, before = x.data, x
+    with dualcnn.no_grad():
+        x = change(x, 2)
+    assert x is before
+    assert x.data is array
+    assert x.tolist() == wanted
+    assert x.requires_grad
+
+
+def test_in_place_by_the_gradient(be):
+    x = leaf(be, [1.0, 2.0])
+    (x * x).sum().backward()
+    with dualcnn.no_grad():
+        x -= 0.25 * Tensor(x.grad)
+    assert x.tolist() == [0.5, 1]
+
+
+def test_in_place_while_operations_are_recorded(be):
+    """The tape may hold the memory, so the name goes over to a new Tensor."""
+    x, constant = leaf(be, [1.0, 2.0]), Tensor(be.asarray(np.ones(2)))
+    with pytest.raises(RuntimeError, match=r"a leaf that requires .* Fix: with dualcnn\.no_grad"):
+        x += 1
+    y = x * constant
+    constant += 1
+    y *= y
+    y.sum().backward()
+    assert grad(x) == [2, 4]
+    assert constant.tolist() == [2, 2]
+
+
+@pytest.mark.parametrize(
+    ("left", "right"), [([1, 2], 0.5), ([1.0, 2.0], [[1.0, 2.0]])], ids=["type", "shape"]
+)
+def test_in_place_what_does_not_fit(be, left, right):
+    x = Tensor(be.asarray(np.array(left)))
+    with dualcnn.no_grad(), pytest.raises(ValueError, match=r"in place, got .*Fix: x = x \+ y"):
+        x += right if isinstance(right, float) else Tensor(be.asarray(np.array(right)))
 
 
 def test_gradients_of_broadcast_operands(be):

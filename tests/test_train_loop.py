@@ -292,6 +292,23 @@ def test_data_goes_where_the_model_is():
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_a_loss_that_is_no_number_names_the_highest_rate():
+    model = small_model()
+    optimizer = optim.SGD(model.parameters(), lr=1.0)
+    batches = [(X, Y)] * 4
+    scheduler = optim.lr_scheduler.OneCycleLR(optimizer, max_lr=3e38, total_steps=5, pct_start=0.2)
+    with pytest.raises(TrainingError, match=r"rate \(it went up to 3e\+38\)"):
+        train.fit(
+            model,
+            batches,
+            epochs=1,
+            optimizer=optimizer,
+            scheduler=scheduler,
+            step_scheduler="batch",
+        )
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_a_loss_that_is_no_number_ends_it(value):
     x = X.copy()

@@ -101,7 +101,12 @@ def current() -> Backend:
     global _default
     chosen = _context.get() or _default
     if chosen is None:
-        chosen = _default = get(os.environ.get("DUALCNN_BACKEND") or "cpu")
+        name = os.environ.get("DUALCNN_BACKEND") or "cpu"
+        try:
+            chosen = _default = get(name)
+        except (ValueError, BackendUnavailableError) as error:
+            error.add_note(f"the environment variable DUALCNN_BACKEND asks for {name!r}")
+            raise
         _activate(chosen)
     return chosen
 
@@ -204,13 +209,22 @@ def _find(name: str, x: Any) -> Backend:
         return _numpy
     if isinstance(x, np.generic) or not array_api_compat.is_array_api_obj(x):
         raise MixedBackendsError(
-            f"{name} is a {type(x).__name__}; expected an array. Fix: "
-            f"{name} = dualcnn.asarray({name})"
+            f"{name} is a {type(x).__name__}; expected an array. Fix: {name} = {_array_of(name, x)}"
         )
     xp = array_api_compat.array_namespace(x)
     if xp not in _others:
         _others[xp] = Backend(xp)
     return _others[xp]
+
+
+def _array_of(name: str, x: Any) -> str:
+    """How to make an array of a list: NumPy alone would make one of float64."""
+    try:
+        is_floating = np.asarray(x).dtype.kind == "f"
+    except ValueError:
+        # Rows of different lengths.
+        is_floating = False
+    return f'dualcnn.asarray({name}, "float32")' if is_floating else f"dualcnn.asarray({name})"
 
 
 def _place(backend: Backend) -> str:

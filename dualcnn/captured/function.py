@@ -87,7 +87,12 @@ class Captured:
         # Runs that are let go may live on as garbage for a while, their processes with them.
         weakref.finalize(self, _close, self._runs)
 
-    def __call__(self, *inputs: Any) -> Any:
+    def __call__(self, *inputs: Any, **named: Any) -> Any:
+        if named:
+            raise TypeError(
+                f"expected the arguments of a captured function by position, got "
+                f"{', '.join(named)} by name"
+            )
         first, arrays = None, list(inputs)
         kinds: list[Any] = []
         for i, x in enumerate(inputs):
@@ -98,6 +103,11 @@ class Captured:
                 strides = getattr(a, "strides", None)
                 kinds.append((a.shape, strides, a.dtype, is_tensor and x._requires_grad))
             else:
+                if x.__hash__ is None:
+                    raise TypeError(
+                        "expected Tensors, arrays, and values that can be hashed as arguments of a "
+                        f"captured function, got a {type(x).__name__}. Fix: a tuple, or an array"
+                    )
                 # 1, 1.0 and True are equal, and so are 0.0 and -0.0.
                 kinds.append((type(x), repr(x) if isinstance(x, float) else x))
         if first is None:

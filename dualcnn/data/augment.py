@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from .. import backend
 from ..backend import Array, Backend
 from ..ops.geometry import channels_first, channels_last
@@ -252,7 +254,7 @@ def _either(xp: Any, x: Array, of_row: Array, of_column: Array, fill: Array) -> 
 
 def _values(be: Backend, x: Array, fill: Fill, channels: int) -> tuple[float, ...]:
     """The fill of each channel."""
-    values = tuple(fill) if isinstance(fill, Sequence) else (fill,)
+    values = tuple(np.ravel(fill).tolist())
     if len(values) not in (1, channels):
         raise ValueError(
             f"expected fill to be one number or {channels}, one a channel; got {len(values)}"

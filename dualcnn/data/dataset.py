@@ -36,6 +36,11 @@ class ImageDataset:
 
     def __post_init__(self) -> None:
         images, labels = np.asarray(self.images), np.asarray(self.labels)
+        if isinstance(self.classes, (int, str)):
+            raise DataFormatError(
+                f"{self.name}: expected the name of each class, got {self.classes!r}. Fix: "
+                "classes=tuple(range(10)) numbers ten"
+            )
         classes = tuple(map(str, self.classes))
         self._check(images, labels, len(classes))
         object.__setattr__(self, "images", _read_only(images))

@@ -7,6 +7,8 @@ import operator
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import numpy as np
+
 from .. import backend as backends
 from .. import random
 from ..autograd import Tensor
@@ -256,7 +258,7 @@ def _batch_size(value: int) -> int:
 
 
 def _per_channel(name: str, value: float | Sequence[float], channels: int) -> list[float]:
-    values = [float(v) for v in value] if isinstance(value, Sequence) else [float(value)]
+    values = [float(v) for v in np.ravel(value)]
     if len(values) not in (1, channels):
         raise ValueError(
             f"expected {name} to be one number or {channels}, one a channel; got {len(values)}"

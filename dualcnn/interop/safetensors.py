@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..backend import to_numpy
+from ..backend import is_array, to_numpy
 from ..data.files import write_file
 
 __all__ = ["WeightsError", "load", "read", "save"]
@@ -75,6 +75,8 @@ def save(
             f"{nested[0]!r}; a safetensors file holds no nested state, so save each array under a "
             "name of its own"
         )
+    if "__metadata__" in state:
+        raise WeightsError('expected another name than "__metadata__", which is the format\'s own')
     notes = dict(metadata or {})
     if HASH in notes or not all(isinstance(v, str) for item in notes.items() for v in item):
         raise WeightsError(f'expected metadata of text by name, without "{HASH}", got {notes}')
@@ -123,6 +125,8 @@ def read(path: str | os.PathLike[str]) -> tuple[Arrays, dict[str, str]]:
 
 
 def _plain(name: str, value: Any) -> npt.NDArray[Any]:
+    if not (is_array(value) or hasattr(value, "__dlpack__") or hasattr(value, "__array__")):
+        raise WeightsError(f"{name}: expected an array or a Tensor, got a {type(value).__name__}")
     array = np.array(to_numpy(value), order="C", copy=True)
     array = array.astype(array.dtype.newbyteorder("<"), copy=False)
     if array.dtype not in _STORABLE:

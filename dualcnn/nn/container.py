@@ -22,8 +22,12 @@ class _Ordered(Module):
         return result
 
     def append(self, module: Module) -> Self:
-        """Add a module at the end."""
-        self.add_module(str(len(self)), module)
+        """Add a module at the end, under the first number from its place on that is no name yet."""
+        known = {name for name, _ in self._own_modules()}
+        place = len(known)
+        while str(place) in known:
+            place += 1
+        self.add_module(str(place), module)
         return self
 
     def __len__(self) -> int:
@@ -91,3 +95,6 @@ class ModuleList(_Ordered):
         super().__init__()
         for module in modules:
             self.append(module)
+
+    def _of(self, named: list[tuple[str, Module]]) -> Self:
+        return type(self)(module for _, module in named)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple, Self
@@ -29,12 +30,19 @@ class LoadedKeys(NamedTuple):
     unexpected_keys: list[str]
 
 
+_NOWHERE = object()
+"""In place of an attribute that there is not."""
+
+_keys = itertools.count()
+"""Of hooks: a handle takes no hook off but its own, however late."""
+
+
 class HookHandle:
     """A registered hook; `remove()` takes it off again."""
 
     def __init__(self, hooks: dict[int, Hook], hook: Hook) -> None:
         self._hooks = hooks
-        self._key = max(hooks, default=0) + 1
+        self._key = next(_keys)
         hooks[self._key] = hook
         note_change()
 
@@ -96,7 +104,8 @@ class Module:
         if where is None:
             shapes = ", ".join(str(tuple(a.shape)) for a in args if hasattr(a, "shape"))
             given = f" given {shapes}" if shapes else ""
-            if isinstance(error, backend.MixedBackendsError):
+            is_given = all(hasattr(a, "shape") for a in args)
+            if isinstance(error, backend.MixedBackendsError) and is_given:
                 error.add_note("move the input, x.to(device), or the model, model.to(device)")
             backend.tell_memory(error, *args)
             path, what = "", f"{type(self).__name__}({self.extra_repr()}){given}"
@@ -114,7 +123,9 @@ class Module:
     def __setattr__(self, name: str, value: Any) -> None:
         if isinstance(value, (Parameter, Module)):
             self._require_init()
-        before = vars(self).get(name)
+        before = vars(self).get(name, _NOWHERE)
+        if before is _NOWHERE:
+            before = getattr(type(self), name, _NOWHERE)
         if isinstance(before, Parameter) and not isinstance(value, (Parameter, type(None))):
             raise TypeError(
                 f"{type(self).__name__}.{name} is a Parameter, got {type(value).__name__}; to "
@@ -127,7 +138,7 @@ class Module:
         is_part = isinstance(value, (Parameter, Module)) or name in self._buffers
         # Not what a module keeps for itself as it runs, private or an array.
         is_kept = name.startswith("_") or isinstance(value, Tensor)
-        if before is not value and (is_part or (before is not None and not is_kept)):
+        if before is not value and (is_part or (before is not _NOWHERE and not is_kept)):
             if name == "training" and isinstance(before, bool) and isinstance(value, bool):
                 note_mode(self)
             else:

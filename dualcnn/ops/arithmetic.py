@@ -54,14 +54,15 @@ def _exponent_grad(xp: Any, gy: Array, y: Array, a: Array) -> Array:
 
 
 def _matched(be: Backend, a: Any, b: Any, divide: bool = False) -> tuple[Any, Any]:
-    """Whole numbers beside floating-point ones in their type; quotients of whole numbers float32.
+    """Whole numbers beside floating-point ones in their type; float32 where they meet a Python
+    float, and their quotients.
 
-    NumPy would make float64 of float32 with int64, and of int64 by int64.
+    NumPy would make float64 of all of these.
     """
     arrays = [x for x in (a, b) if hasattr(x, "dtype")]
     floating = next((x.dtype for x in arrays if be.is_floating(x)), None)
     if floating is None:
-        if not divide:
+        if not (divide or isinstance(a, float) or isinstance(b, float)):
             return a, b
         floating = be.dtype("float32")
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
+from numbers import Integral
 from typing import Any, NoReturn
 
 from .. import backend
@@ -45,6 +46,7 @@ def cross_entropy(
     if not 0 <= label_smoothing <= 1:
         raise ValueError(f"label_smoothing: expected 0 to 1, got {label_smoothing!r}")
     smoothing = float(label_smoothing)
+    _check_index(ignore_index)
     be, rows, restore = _rows(x, reduction)
     probable = _are_probabilities(target, x)
     if probable:
@@ -85,6 +87,7 @@ def nll_loss(
     needs: tuple[bool, ...] = (True, False),
 ) -> tuple[Array, Vjp]:
     """Negative log likelihood of log probabilities; shapes and labels as in `cross_entropy`."""
+    _check_index(ignore_index)
     be, rows, restore = _rows(x, reduction)
     labels = _labels(be, x, target, ignore_index)
     mass, total = _masses(be, labels, rows, weight, ignore_index, 0.0)
@@ -134,6 +137,8 @@ def one_hot(labels: Any, num_classes: int = -1, *, dtype: Any = None) -> Array:
     if not be.is_integral(labels):
         raise ValueError(f"one_hot: expected whole-number labels, got {labels.dtype}")
     if num_classes == -1:
+        if not math.prod(labels.shape):
+            raise ValueError("one_hot: expected num_classes beside no labels, got none of both")
         num_classes = int(be.xp.max(labels)) + 1
     _check_labels(be, labels, num_classes, None)
     return be.xp.astype(_hits(be, labels, num_classes), dtype or labels.dtype)
@@ -209,6 +214,11 @@ def _are_probabilities(target: Any, x: Array) -> bool:
     return tuple(getattr(target, "shape", ())) == tuple(x.shape) and backend.of(
         target=target
     ).is_floating(target)
+
+
+def _check_index(ignore_index: Any) -> None:
+    if isinstance(ignore_index, bool) or not isinstance(ignore_index, Integral):
+        raise TypeError(f"ignore_index: expected a whole number, got {ignore_index!r}")
 
 
 def _labels(be: Backend, x: Array, target: Any, ignore_index: int) -> Array:

@@ -169,7 +169,8 @@ def sum(
 
 def _total(be: Backend, x: Array, axes: tuple[int, ...], keepdim: bool) -> Array:
     """The sum along the axes, in the dtype in which such numbers are added up."""
-    dtype = be.accumulator(x.dtype) if be.is_floating(x) else None
+    # NumPy adds unsigned numbers up to unsigned ones, whose differences wrap around.
+    dtype = be.accumulator(x.dtype) if be.is_floating(x) else be.dtype("int64")
     return be.scalar(be.xp.sum(x, axis=axes, keepdims=keepdim, dtype=dtype))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from numbers import Real
 from typing import Any
 
@@ -148,9 +148,11 @@ class Adam(Optimizer):
     def _check(self, options: dict[str, Any]) -> None:
         for name in ("lr", "eps", "weight_decay"):
             require(options, name, 0)
-        beta1, beta2 = options["betas"]
-        if not (isinstance(beta1, Real) and isinstance(beta2, Real)):
-            raise ValueError(f"expected two numbers as betas, got {options['betas']!r}")
+        betas = options["betas"]
+        is_pair = isinstance(betas, Sequence) and len(betas) == 2
+        if not (is_pair and all(isinstance(beta, Real) for beta in betas)):
+            raise ValueError(f"expected two numbers as betas, got {betas!r}")
+        beta1, beta2 = betas
         require({"betas[0]": beta1}, "betas[0]", 0, 1)
         require({"betas[1]": beta2}, "betas[1]", 0, 1)
 

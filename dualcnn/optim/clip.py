@@ -43,6 +43,12 @@ def clip_grad_norm_(
     if not norm_type > 0:
         raise ValueError(f"expected norm_type > 0, got {norm_type!r}")
     tensors = [parameters] if isinstance(parameters, Tensor) else list(parameters)
+    for tensor in tensors:
+        if not isinstance(tensor, Tensor):
+            raise TypeError(
+                "expected Tensors as parameters, such as model.parameters(), got a "
+                f"{type(tensor).__name__}"
+            )
     grads = gradient_arrays(list({id(tensor): tensor for tensor in tensors}.values()))
     if not grads:
         be = backend.current()
@@ -56,13 +62,16 @@ def clip_grad_norm_(
         )
     if max_norm < math.inf:
         for g in grads:
-            be.fuse(_scaled)(g, be.asarray(norm, g.dtype), float(max_norm), out=g)
+            # The norm of float16 may lie beyond its range.
+            own = norm if be.is_half(g) else be.asarray(norm, g.dtype)
+            be.fuse(_scaled)(g, own, float(max_norm), out=g)
     return norm
 
 
 def _norm(be: Backend, grads: list[Array], order: float) -> Array:
     """The norm of all elements of the arrays, as a 0-d array."""
     xp = be.xp
+    grads = [be.widened(g) for g in grads if math.prod(g.shape)] or [be.widened(grads[0])]
     if order == math.inf:
         return _combined(be, xp.max, [xp.max(xp.abs(g)) for g in grads])
     if order == 2:

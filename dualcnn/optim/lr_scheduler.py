@@ -18,8 +18,7 @@ class LRScheduler:
     """
 
     def __init__(self, optimizer: Optimizer, last_epoch: int = -1) -> None:
-        if not isinstance(optimizer, Optimizer):
-            raise TypeError(f"expected an Optimizer, got {type(optimizer).__name__}")
+        _check_optimizer(optimizer)
         for number, group in enumerate(optimizer.param_groups):
             if last_epoch == -1:
                 group.setdefault("initial_lr", group["lr"])
@@ -115,9 +114,12 @@ class CosineAnnealingLR(LRScheduler):
         if self.last_epoch == 0:
             return self._rates()
         now, before = self._height(self.last_epoch), self._height(self.last_epoch - 1)
-        if self._fresh or (self.last_epoch - 1 - self.T_max) % (2 * self.T_max) == 0:
+        rises = [(base - self.eta_min) * now for base in self.base_lrs]
+        if self._fresh:
+            return [self.eta_min + rise for rise in rises]
+        if (self.last_epoch - 1 - self.T_max) % (2 * self.T_max) == 0:
             # At the bottom there is nothing to scale.
-            return [self.eta_min + (base - self.eta_min) * now for base in self.base_lrs]
+            return [rate + rise for rate, rise in zip(self._rates(), rises, strict=True)]
         return [self.eta_min + (rate - self.eta_min) * now / before for rate in self._rates()]
 
     def _height(self, epoch: int) -> float:
@@ -156,6 +158,7 @@ class OneCycleLR(LRScheduler):
         three_phase: bool = False,
         last_epoch: int = -1,
     ) -> None:
+        _check_optimizer(optimizer)
         if total_steps is None:
             if epochs is None or steps_per_epoch is None:
                 raise ValueError("OneCycleLR needs total_steps, or epochs and steps_per_epoch")
@@ -236,3 +239,8 @@ def _per_group(name: str, value: float | list[float], groups: int) -> list[float
     if len(value) != groups:
         raise ValueError(f"expected {groups} values of {name}, one a group, got {len(value)}")
     return list(value)
+
+
+def _check_optimizer(optimizer: Any) -> None:
+    if not isinstance(optimizer, Optimizer):
+        raise TypeError(f"expected an Optimizer, got {type(optimizer).__name__}")

@@ -20,7 +20,11 @@ __all__ = ["Optimizer", "gradient", "require"]
 def require(options: dict[str, Any], name: str, low: float, high: float | None = None) -> None:
     """Raise `ValueError` unless the option lies in `[low, high)`, and below no bound for None."""
     value = options[name]
-    if not (low <= value and (high is None or value < high)):
+    try:
+        is_inside = low <= value and (high is None or value < high)
+    except TypeError:
+        raise TypeError(f"expected a number as {name}, got {value!r}") from None
+    if not is_inside:
         bounds = f">= {low:g}" if high is None else f"in [{low:g}, {high:g})"
         raise ValueError(f"expected {name} {bounds}, got {value!r}")
 
@@ -43,7 +47,9 @@ class Optimizer:
     earns a warning. An option given as a Tensor of one number, such as `lr`, is read once.
 
     The optimizer moves the parameters into flat buffers: from then on `param.data` is a view, and
-    arrays taken from it before no longer follow it. Parameters whose `.grad` is None are left alone
+    arrays taken from it before no longer follow it. So is `param.grad`: the next backward writes to
+    the same memory, and who keeps a gradient copies it. Nor are values kept: a loss computed before
+    a step is not to be differentiated after it. Parameters whose `.grad` is None are left alone
     by a step, weight decay and momentum included. A model may move to another backend, or to
     another optimizer and back, at any time; moments and step counts go along bit for bit.
 

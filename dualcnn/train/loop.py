@@ -182,7 +182,9 @@ def fit(
             start = time.perf_counter()
             model.train()
             running = RunningMetrics()
+            highest = 0.0
             for x, y in batches:
+                highest = max(highest, float(optimizer.param_groups[0]["lr"]))
                 batch_loss, output = _guarded(model, forward, x, y, optimizer, scaler)
                 running.add(batch_loss, output, y)
                 if scheduler is not None and step_scheduler == "batch":
@@ -194,12 +196,12 @@ def fit(
                 scheduler.step()
             measured = running.result()
             seconds = time.perf_counter() - start
-            _check("training loss", measured.loss, epoch, lr)
+            _check("training loss", measured.loss, epoch, highest)
             val_loss = val_accuracy = None
             if held_out is not None:
                 with autocast() if scaler else nullcontext():
                     checked = evaluate(model, held_out, loss)
-                _check("validation loss", checked.loss, epoch, lr)
+                _check("validation loss", checked.loss, epoch, highest)
                 val_loss, val_accuracy = checked.loss, checked.accuracy
             state.history.append(
                 Epoch(
@@ -269,8 +271,8 @@ def _check(what: str, value: float, epoch: int, lr: float) -> None:
     if not math.isfinite(value):
         raise TrainingError(
             f"the {what} of epoch {epoch} is {value}: training stopped; weights saved after "
-            f"earlier epochs are unharmed. A lower learning rate (now {lr:g}) often helps; labels "
-            "out of range and inputs that are not finite do this too"
+            f"earlier epochs are unharmed. A lower learning rate (it went up to {lr:g}) often "
+            "helps; labels out of range and inputs that are not finite do this too"
         )
 
 
