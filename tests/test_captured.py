@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 from captured_job import Job, assert_alike, clean, digits
+from op_check import rng
 
 import dualcnn
 from dualcnn import Tensor, nn, optim, to_numpy
+from dualcnn import functional as F
 from dualcnn.backend import Backend
 
 pytestmark = pytest.mark.usefixtures("addressed")
@@ -37,6 +39,40 @@ def test_without_batch_norm_eager_needs_no_change(be):
         batch = digits(be, seed)
         assert eager.step(*batch) == captured.step(*batch)
     assert_alike(eager, captured)
+
+
+class Switched(nn.Module):
+    is_rectified = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(3, 3)
+        self.factor: float | None = None
+
+    def forward(self, x: Any) -> Any:
+        x = self.fc(x)
+        x = F.relu(x) if self.is_rectified else x
+        return x if self.factor is None else x * self.factor
+
+
+SWITCHES: dict[str, Callable[[Switched], None]] = {
+    "a default of the class": lambda m: setattr(m, "is_rectified", False),
+    "what was None": lambda m: setattr(m, "factor", 2.0),
+    "a method": lambda m: setattr(m.fc, "forward", lambda x: x * 2),
+}
+
+
+@pytest.mark.parametrize("switch", SWITCHES.values(), ids=SWITCHES)
+def test_an_attribute_set_later_counts(be, switch):
+    dualcnn.manual_seed(4)
+    model = Switched().to(be)
+    captured = dualcnn.capture(lambda x: (model(x) ** 2).sum())
+    x = Tensor(be.asarray(rng(2).standard_normal((2, 3)).astype("float32")))
+    for _ in range(5):
+        before = captured(x)
+        before.backward()
+    switch(model)
+    assert captured(x).item() == (model(x) ** 2).sum().item() != before.item()
 
 
 @pytest.mark.parametrize("scaled", [False, True])

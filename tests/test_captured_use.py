@@ -139,6 +139,21 @@ def test_a_function_of_the_namespace_writes_where_it_is_told(be, writer):
         np.testing.assert_array_equal(to_numpy(captured(x)), to_numpy(op(x)[0]))
 
 
+COMPARISONS = {
+    "products of a comparison": lambda x, y: (x * (x > 0.25)).sum(),
+    "of two arrays": lambda x, y: ((x <= y) * y + (x != y) * x).mean(),
+    "hits": lambda x, y: (x.argmax(1) == y.argmax(1)).sum(),
+}
+
+
+@pytest.mark.parametrize("fn", COMPARISONS.values(), ids=COMPARISONS)
+def test_comparisons(be, fn):
+    captured = dualcnn.capture(fn)
+    for seed in range(6):
+        x, y = (Tensor(be.asarray(rng(seed + k).standard_normal((5, 4)))) for k in (0, 9))
+        assert captured(x, y).item() == fn(x, y).item()
+
+
 class Scaler:
     def __init__(self, factor: float) -> None:
         self.factor = factor

@@ -98,7 +98,7 @@ def test_flip(be: Backend) -> None:
 @pytest.mark.parametrize("size", [1, 2, 3, 12])
 def test_cutout_fills_one_square(be: Backend, size: int) -> None:
     x = images(50)
-    result = run(be, Cutout(size, fill=(0, 200)), x)
+    result = run(be, Cutout(size, fill=np.array([0.0, 200.0])), x)
     for image, one in zip(x, result, strict=True):
         squares = []
         for cy, cx in itertools.product(range(4), range(5)):

@@ -156,7 +156,7 @@ def test_whole_batches_need_no_dropping(be: Backend, n: int) -> None:
 def test_normalisation_is_per_channel(be: Backend) -> None:
     mean, std = [0.1, 0.5, 0.9], [0.2, 1.0, 3.0]
     for source in (dataset(), (images().astype("float64") / 255, np.arange(7))):
-        ((x, _),) = DataLoader(source, 7, mean=mean, std=std)
+        ((x, _),) = DataLoader(source, 7, mean=np.array(mean), std=std)
         for c in range(3):
             expected = (images()[:, c].astype("float64") / 255 - mean[c]) / std[c]
             np.testing.assert_allclose(host(x)[:, c], expected, rtol=1e-6, atol=1e-6)
@@ -166,7 +166,7 @@ def test_one_mean_or_std_serves_all_channels(be: Backend) -> None:
     pixels = images() / 255
     ((x, _),) = DataLoader(dataset(), 7, mean=0.5)
     np.testing.assert_allclose(host(x), pixels - 0.5, rtol=1e-6, atol=1e-6)
-    ((x, _),) = DataLoader(dataset(), 7, std=[0.25])
+    ((x, _),) = DataLoader(dataset(), 7, std=np.array([0.25]))
     np.testing.assert_allclose(host(x), pixels * 4, rtol=1e-6)
 
 

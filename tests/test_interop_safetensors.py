@@ -176,6 +176,8 @@ def test_what_cannot_be_saved(tmp_path):
         save({"w": "text"}, tmp_path / "w.safetensors")
     with pytest.raises(WeightsError, match=r"model\.state_dict"):
         save([1, 2], tmp_path / "w")  # type: ignore[arg-type]
+    with pytest.raises(WeightsError, match='another name than "__metadata__"'):
+        save({"__metadata__": np.ones(2)}, tmp_path / "w")
     with pytest.raises(WeightsError, match="metadata of text"):
         save({}, tmp_path / "w", {"epoch": 3})  # type: ignore[dict-item]
     assert os.listdir(tmp_path) == []

@@ -48,6 +48,22 @@ def test_replacing_and_appending():
         model.append(lambda x: x)
 
 
+@pytest.mark.parametrize("kind", [nn.Sequential, nn.ModuleList])
+def test_appending_to_a_slice_replaces_nothing(kind):
+    container = nn.Sequential(*layers()) if kind is nn.Sequential else nn.ModuleList(layers())
+    part = container[2:]
+    kept = list(part)
+    part.append(nn.Identity())
+    assert list(part)[:-1] == kept
+    assert isinstance(part[-1], nn.Identity)
+    assert len(container) == 4
+
+
+def test_a_slice_of_a_module_list_counts_anew():
+    part = nn.ModuleList(layers())[2:]
+    assert [name for name, _ in part.named_children()] == ["0", "1"]
+
+
 def test_named_layers():
     first, second = nn.Linear(2, 3), nn.ReLU()
     model = nn.Sequential({"fc": first, "act": second})

@@ -190,7 +190,10 @@ def test_forward_hooks():
     handles[1].remove()
     handles[1].remove()
     net[1].register_forward_hook(lambda m, inputs, y: y - 1)
-    assert net(x).tolist() == [-1, 19]
+    handles[2].remove()
+    net[1].register_forward_hook(lambda m, inputs, y: y * 10)
+    handles[2].remove()
+    assert net(x).tolist() == [-10, 10]
 
 
 def test_forward_must_be_defined():

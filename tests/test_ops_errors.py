@@ -208,6 +208,8 @@ def test_mse_loss_of_two_shapes(be: Backend) -> None:
 def test_one_hot_of_other_than_labels(be: Backend) -> None:
     with pytest.raises(ValueError, match=r"whole-number labels, got .*float32"):
         ops.one_hot(ones(be, (3,))[0], 4)
+    with pytest.raises(ValueError, match="expected num_classes beside no labels"):
+        ops.one_hot(place(be, LABELS[:0]))
     if be.host:
         with pytest.raises(ValueError, match="from 0 to 1 for 2 classes, got 2 at place 2"):
             ops.one_hot(place(be, LABELS), 2)

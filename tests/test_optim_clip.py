@@ -137,6 +137,29 @@ def test_a_single_tensor_and_none_at_all(be: Backend) -> None:
     assert_close(gradients_of([param]), [np.array([3.0, 4.0])])
 
 
+@pytest.mark.parametrize("order", [2.0, 1.0, math.inf])
+def test_gradients_in_half_precision(be: Backend, order: float) -> None:
+    """400 twenties: their squares come to more than float16 holds, and so does their sum by 20."""
+    if be.name == "array_api_strict":
+        pytest.skip("array_api_strict has no float16")
+    param = Tensor(be.asarray(np.ones(400, "float16")), requires_grad=True)
+    for value in (20.0, 200.0):
+        param.grad = be.asarray(np.full(400, value, "float16"))
+        norm = optim.clip_grad_norm_([param], 1.0, order)
+        wanted = {2.0: value * 20, 1.0: value * 400, math.inf: value}[order]
+        np.testing.assert_allclose(to_numpy(norm), wanted, rtol=1e-3)
+        assert param.grad.dtype == be.dtype("float16")
+        np.testing.assert_allclose(to_numpy(param.grad), value / wanted, rtol=2e-3)
+
+
+def test_a_gradient_of_no_elements(be: Backend) -> None:
+    empty, param = make(be, [np.ones(0), np.ones(2)], "float64")
+    give([empty, param], [np.ones(0), np.array([3.0, 4.0])])
+    for order, wanted in ((2.0, 5.0), (math.inf, 4.0)):
+        assert float(to_numpy(optim.clip_grad_norm_([empty, param], math.inf, order))) == wanted
+        assert float(to_numpy(optim.clip_grad_norm_([empty], 1.0, order))) == 0
+
+
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_a_norm_that_is_not_finite(be: Backend, bad: float) -> None:
     params = make(be, values(1), "float32")

@@ -125,6 +125,24 @@ TORCH: dict[str, tuple[str, dict[str, Any], int]] = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:Detected call of:UserWarning")
+def test_two_schedules_at_once_agree_with_pytorch() -> None:
+    """Each scales the rates that the other left, also where the cosine rises from its bottom."""
+    torch = pytest.importorskip("torch")
+    theirs = torch.optim.SGD([torch.zeros(2, requires_grad=True)], lr=0.1)
+    ours = optim.SGD([Tensor([0.0], requires_grad=True)], lr=0.1)
+    both = []
+    for module, opt in ((torch.optim.lr_scheduler, theirs), (lr_scheduler, ours)):
+        two = module.CosineAnnealingLR(opt, T_max=3, eta_min=0.01), module.StepLR(opt, 1, gamma=0.5)
+        rates = []
+        for _ in range(10):
+            for one in two:
+                one.step()
+            rates.append(opt.param_groups[0]["lr"])
+        both.append(rates)
+    assert both[1] == pytest.approx(both[0], rel=1e-11)
+
+
 @pytest.mark.parametrize("name", TORCH)
 @pytest.mark.filterwarnings("ignore:Detected call of:UserWarning")
 def test_schedules_agree_with_pytorch(name: str) -> None:

@@ -39,7 +39,8 @@ def capture(fn: Callable[..., Any], processes: int | None = None) -> Captured:
     What Python does in `fn` is not done again: prints, hooks, numbers worked out. What it decides
     there stays decided; only where the library itself looks at numbers, such as labels on the CPU,
     and they want other calls, `fn` runs. A list or a private attribute of a module that changes is
-    not noticed. Optimizers and whatever reads a value belong outside.
+    not noticed, nor one Tensor in the place of another; what is assigned to its `.data` is.
+    Optimizers and whatever reads a value belong outside.
 
     With `processes` that many share the work, the caller's among them, where it would otherwise be
     threads, and smaller pieces of it: sums round in another order, the same for any number of

@@ -71,7 +71,10 @@ def clip_grad_norm_(
 def _norm(be: Backend, grads: list[Array], order: float) -> Array:
     """The norm of all elements of the arrays, as a 0-d array."""
     xp = be.xp
-    grads = [be.widened(g) for g in grads if math.prod(g.shape)] or [be.widened(grads[0])]
+    if all(math.prod(g.shape) == 0 for g in grads):
+        return be.zeros((), grads[0].dtype)
+    # Of no elements there is no maximum; squares of float16 would pass its range.
+    grads = [be.widened(g) for g in grads if math.prod(g.shape)]
     if order == math.inf:
         return _combined(be, xp.max, [xp.max(xp.abs(g)) for g in grads])
     if order == 2:
