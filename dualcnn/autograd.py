@@ -21,11 +21,14 @@ from .operators import Operators
 from .recording import (
     capturing,
     casting,
+    check_unchanged,
     enable_grad,
     is_grad_enabled,
     no_grad,
     note_change,
+    note_update,
     recording,
+    updates,
     watch,
     watching,
 )
@@ -69,6 +72,7 @@ def apply(op: Callable[..., Any], *inputs: Any, **params: Any) -> Any:
         result._requires_grad = True
         result._parents = inputs
         result._vjp = vjp
+        result._made_at = updates[0]
     return (result, *extra) if extra else result
 
 
@@ -109,6 +113,9 @@ class Tensor(Values, Operators):
     data_slot: Array | None = None
     grad_slot: Array | None = None
     _requires_grad = False
+    _made_at: float = 0
+    _updated_at = 0
+    """When it was recorded, and when its values were written over last, counted in `updates`."""
 
     def __init__(self, data: Any, requires_grad: bool = False) -> None:
         self._data = _as_array(data)
@@ -152,6 +159,7 @@ class Tensor(Values, Operators):
         else:
             be = backend.of(data=self.data_slot)
             be.assign(self.data_slot, backend.asarray(value, self.data_slot.dtype, backend=be))
+            note_update([self])
 
     @property
     def backend(self) -> Backend:
@@ -275,6 +283,8 @@ class Tensor(Values, Operators):
                 deliver(node, g)
                 continue
             vjp, parents = node._vjp, node._parents
+            if node._made_at < updates[0]:
+                check_unchanged(node)
             node._vjp, node._parents = _freed, ()
             try:
                 parts = vjp.fn(g, hand) if node is last and isinstance(vjp, HandingVjp) else vjp(g)
@@ -300,6 +310,8 @@ class Tensor(Values, Operators):
 
     def _accumulate(self, g: Array) -> None:
         be = backend.of(gradient=g)
+        if g.dtype != self._data.dtype:
+            g = be.cast(g, self._data.dtype)
         if self.grad is not None:
             be.fuse(_add)(self.grad, g, out=self.grad)
         elif self.grad_slot is not None:

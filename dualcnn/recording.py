@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
@@ -21,12 +21,15 @@ __all__ = [
     "capturing",
     "casting",
     "changes",
+    "check_unchanged",
     "enable_grad",
     "is_grad_enabled",
     "no_grad",
     "note_change",
     "note_mode",
+    "note_update",
     "recording",
+    "updates",
     "watch",
     "watching",
 ]
@@ -44,6 +47,9 @@ capturing: ContextVar[bool] = ContextVar("dualcnn_capturing", default=False)
 """Whether `capture` notes what runs now."""
 
 _changes = [0]
+
+updates = [0]
+"""How many times values of parameters were written over, as an optimizer's step does."""
 
 _modes = [0]
 _marks: WeakKeyDictionary[Any, int] = WeakKeyDictionary()
@@ -99,6 +105,35 @@ def note_mode(module: Any) -> None:
             mark = _marks[module] = int.from_bytes(os.urandom(8))
         # A sum of random marks that any order of switches arrives at, and no other set of modules.
         _modes[0] ^= mark
+
+
+def note_update(tensors: Iterable[Any]) -> None:
+    """Say that values of leaves were written over: what was computed from the old ones has no
+    gradients any more that need them.
+    """
+    updates[0] += 1
+    for tensor in tensors:
+        tensor._updated_at = updates[0]
+
+
+def check_unchanged(node: Any) -> None:
+    """Raise `RuntimeError` if gradients of a recorded result need values written over since.
+
+    Those of a leaf can matter to the gradient of what it is applied to, the first input, those of
+    a first input to the others'; and only if the closure has them.
+    """
+    first, *others = [p if getattr(p, "_requires_grad", False) else None for p in node._parents]
+    for leaf in (first, *others):
+        if leaf is None or leaf._updated_at <= node._made_at:
+            continue
+        rest = others if leaf is first else [first]
+        is_wanted = any(p is not None and p is not leaf for p in rest)
+        if is_wanted and leaf.backend.holds(node._vjp, leaf._data):
+            raise RuntimeError(
+                f"a parameter of shape {leaf.shape} was updated after the forward pass that this "
+                "backward belongs to; gradients would mix old and new values. Fix: call backward "
+                "before the update, or compute the loss again"
+            )
 
 
 def changes() -> tuple[int, int]:

@@ -10,7 +10,7 @@ from typing import Any
 from . import backend
 from .backend import Array
 from .backend.calls import CaptureError
-from .recording import capturing, recording
+from .recording import capturing, note_update, recording
 
 __all__ = ["Values"]
 
@@ -77,6 +77,7 @@ class Values:
                 f"got {value.shape} of {value.dtype}. Fix: x = x + y for x += y"
             )
         be.assign(own, value._data)
+        note_update([self])
         return self
 
     # Exports without a copy.

@@ -102,6 +102,16 @@ class Backend:
         """`x` as an array: reductions of some namespaces return bare scalars."""
         return x
 
+    def holds(self, fn: Any, x: Array) -> bool:
+        """Whether `fn` refers to the memory of `x`, as far as that can be seen."""
+        from .reach import walk
+
+        return any(isinstance(a, type(x)) and self._overlaps(a, x) for a in walk(fn, type(x)))
+
+    def _overlaps(self, a: Array, b: Array) -> bool:
+        """Whether two arrays have memory in common; False says nothing."""
+        return a is b
+
     def synchronize(self) -> None:
         """Wait for the work queued on the device."""
 

@@ -97,6 +97,9 @@ class NumpyBackend(StridedBackend):
     def scalar(self, x: Any) -> Array:
         return np.asarray(x)
 
+    def _overlaps(self, a: Array, b: Array) -> bool:
+        return bool(np.may_share_memory(a, b))
+
     def memory(self) -> dict[str, int]:
         return self.arena.memory()
 

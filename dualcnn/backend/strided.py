@@ -53,6 +53,11 @@ class StridedBackend(Backend):
         """Where the first element lies in memory."""
         return int(x.data.ptr)
 
+    def _overlaps(self, a: Array, b: Array) -> bool:
+        # Views begin within what they are views of.
+        first, second = sorted((a, b), key=self.address)
+        return self.address(second) < self.address(first) + max(1, int(first.nbytes))
+
     def shares(self, n: int, bytes_each: int) -> bool:
         """Whether `blocks` and `reduce_blocks` give such parts to other threads."""
         return False

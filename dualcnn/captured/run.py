@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ from ..backend import Array
 from ..backend.calls import DECIDE, Calls, CaptureError, OtherwiseError
 from ..backend.capture import Capture
 from ..backend.strided import StridedBackend
-from ..recording import capturing, casting
+from ..recording import capturing, casting, updates
 
 if TYPE_CHECKING:
     from ..backend.sharing import Sharing
@@ -162,6 +163,8 @@ class Run:
         if self._is_differentiable:
             results[0]._parents = (*self._parameters, *(inputs[i] for i in self._wanting))
             results[0]._vjp = HandingVjp(partial(self._vjp, self._number))
+            # With processes backward goes by copies of the parameters.
+            results[0]._made_at = updates[0] if self._shared is None else math.inf
         if not issubclass(self._kind, (tuple, list)):
             return results[0]
         return self._kind(*results) if hasattr(self._kind, "_fields") else self._kind(results)

@@ -72,25 +72,31 @@ def _matched(be: Backend, a: Any, b: Any, divide: bool = False) -> tuple[Any, An
     return matched(a), matched(b)
 
 
-def unbroadcast(be: Backend, g: Array, x: Any) -> Array | None:
-    """`g` summed over the axes along which `x` was broadcast; None for a Python number."""
-    shape = getattr(x, "shape", None)
-    if shape is None or tuple(g.shape) == tuple(shape):
+def _shape(x: Any) -> tuple[int, ...] | None:
+    """The shape of an array; None of a Python number."""
+    return tuple(x.shape) if hasattr(x, "shape") else None
+
+
+def unbroadcast(be: Backend, g: Array, shape: tuple[int, ...] | None) -> Array | None:
+    """`g` summed over the axes along which that shape was broadcast; None for a Python number."""
+    if shape is None or tuple(g.shape) == shape:
         return g if shape is not None else None
     extra = g.ndim - len(shape)
     axes = tuple(range(extra)) + tuple(
         extra + i for i, n in enumerate(shape) if n == 1 and g.shape[extra + i] != 1
     )
-    return be.xp.reshape(be.sum(g, axes), tuple(shape))
+    return be.xp.reshape(be.sum(g, axes), shape)
 
 
 def add(a: Any, b: Any, *, needs: tuple[bool, ...] = (True, True)) -> tuple[Array, Vjp]:
     """`a + b`; shapes broadcast as in NumPy, one of the two may be a number."""
     be = backend.of(a=a, b=b)
     a, b = _matched(be, a, b)
+    # The gradients need no values, and the closure keeps none.
+    left, right = _shape(a), _shape(b)
     return be.fuse(_add)(a, b), lambda gy: (
-        unbroadcast(be, gy, a) if needs[0] else None,
-        unbroadcast(be, gy, b) if needs[1] else None,
+        unbroadcast(be, gy, left) if needs[0] else None,
+        unbroadcast(be, gy, right) if needs[1] else None,
     )
 
 
@@ -98,9 +104,10 @@ def sub(a: Any, b: Any, *, needs: tuple[bool, ...] = (True, True)) -> tuple[Arra
     """`a - b`; shapes broadcast as in NumPy, one of the two may be a number."""
     be = backend.of(a=a, b=b)
     a, b = _matched(be, a, b)
+    left, right = _shape(a), _shape(b)
     return be.fuse(_sub)(a, b), lambda gy: (
-        unbroadcast(be, gy, a) if needs[0] else None,
-        unbroadcast(be, be.fuse(_neg)(gy), b) if needs[1] else None,
+        unbroadcast(be, gy, left) if needs[0] else None,
+        unbroadcast(be, be.fuse(_neg)(gy), right) if needs[1] else None,
     )
 
 
@@ -109,8 +116,8 @@ def mul(a: Any, b: Any, *, needs: tuple[bool, ...] = (True, True)) -> tuple[Arra
     be = backend.of(a=a, b=b)
     a, b = _matched(be, a, b)
     return be.fuse(_mul)(a, b), lambda gy: (
-        unbroadcast(be, be.fuse(_mul)(gy, b), a) if needs[0] else None,
-        unbroadcast(be, be.fuse(_mul)(gy, a), b) if needs[1] else None,
+        unbroadcast(be, be.fuse(_mul)(gy, b), _shape(a)) if needs[0] else None,
+        unbroadcast(be, be.fuse(_mul)(gy, a), _shape(b)) if needs[1] else None,
     )
 
 
@@ -120,8 +127,8 @@ def div(a: Any, b: Any, *, needs: tuple[bool, ...] = (True, True)) -> tuple[Arra
     a, b = _matched(be, a, b, divide=True)
     y = be.fuse(_div)(a, b)
     return y, lambda gy: (
-        unbroadcast(be, be.fuse(_div)(gy, b), a) if needs[0] else None,
-        unbroadcast(be, be.fuse(_divisor_grad)(gy, y, b), b) if needs[1] else None,
+        unbroadcast(be, be.fuse(_div)(gy, b), _shape(a)) if needs[0] else None,
+        unbroadcast(be, be.fuse(_divisor_grad)(gy, y, b), _shape(b)) if needs[1] else None,
     )
 
 
@@ -149,8 +156,8 @@ def pow(a: Any, b: Any, *, needs: tuple[bool, ...] = (True, True)) -> tuple[Arra
         return be.fuse(_exponent_grad)(gy, y, known)
 
     return y, lambda gy: (
-        unbroadcast(be, base(gy), a) if needs[0] and hasattr(a, "shape") else None,
-        unbroadcast(be, exponent(gy), b) if needs[1] and hasattr(b, "shape") else None,
+        unbroadcast(be, base(gy), _shape(a)) if needs[0] and hasattr(a, "shape") else None,
+        unbroadcast(be, exponent(gy), _shape(b)) if needs[1] and hasattr(b, "shape") else None,
     )
 
 
@@ -171,9 +178,9 @@ def matmul(a: Array, b: Array, *, needs: tuple[bool, ...] = (True, True)) -> tup
     def vjp(gy: Array) -> tuple[Array | None, ...]:
         ga = gb = None
         if needs[0]:
-            ga = unbroadcast(be, be.matmul(gy, be.xp.matrix_transpose(b)), a)
+            ga = unbroadcast(be, be.matmul(gy, be.xp.matrix_transpose(b)), _shape(a))
         if needs[1]:
-            gb = unbroadcast(be, be.matmul(be.xp.matrix_transpose(a), gy), b)
+            gb = unbroadcast(be, be.matmul(be.xp.matrix_transpose(a), gy), _shape(b))
         return ga, gb
 
     return be.matmul(a, b), vjp

@@ -42,7 +42,7 @@ def conv2d(
     """
     conv = Convolution(2, x, weight, bias, stride, padding, dilation, groups, algorithm)
     y = conv.empty()
-    conv.forward(lambda images: y[images, ...], conv.add_bias)
+    conv.forward(lambda images: y[images, ...], conv.adding(bias))
     return channels_first(conv.be, y), lambda gy: conv.gradients(conv.taker(gy), needs)
 
 
@@ -76,7 +76,7 @@ class Convolution:
             groups,
         )
         self.x, self.weight = channels_last(be, x), channels_last(be, weight)
-        self.bias = bias
+        self.has_bias = bias is not None
         self.groups = groups
         self.shape = (x.shape[0], *self.window.out, weight.shape[0])
         """`(N, *OUT, O)`."""
@@ -124,12 +124,16 @@ class Convolution:
         args = self.be, self.x, self.weight, self.window, self.groups
         self.algorithm.forward(*args, into, done)
 
-    def add_bias(self, images: slice, maps: Array) -> None:
-        """Add the bias, if there is one, to maps that are complete."""
-        if self.bias is not None:
-            rows = self.rows()
-            flat = rows.flat(maps)
-            self.be.fuse(plus)(flat, rows.wide(self.bias), out=flat)
+    def adding(self, bias: Array | None) -> Done:
+        """What adds the bias, if there is one, to maps that are complete."""
+
+        def add(images: slice, maps: Array) -> None:
+            if bias is not None:
+                rows = self.rows()
+                flat = rows.flat(maps)
+                self.be.fuse(plus)(flat, rows.wide(bias), out=flat)
+
+        return add
 
     def taker(self, gy: Array) -> Take:
         """Parts of an incoming gradient `(N, O, *OUT)`."""
@@ -140,7 +144,7 @@ class Convolution:
 
     def gradients(self, gy: Take, needs: tuple[bool, ...]) -> tuple[Array | None, ...]:
         """Of x, weight and bias, those that are needed, in their public shapes."""
-        wanted = (needs[0], needs[1], self.bias is not None and needs[2])
+        wanted = (needs[0], needs[1], self.has_bias and needs[2])
         args = self.be, self.x, gy, self.weight, self.window, self.groups
         return self._public(self.algorithm.gradients(*args, wanted))
 
@@ -173,7 +177,7 @@ class Convolution:
         by_tap = self._by_tap(pooling)
         if by_tap is not None:
             args = be, self.x, emit, self.weight, self.window, pooling.kernel
-            wanted = (needs[0], needs[1], self.bias is not None and needs[2])
+            wanted = (needs[0], needs[1], self.has_bias and needs[2])
             return self._public(by_tap.gradients_by_tap(*args, wanted))
         covered = all(
             p == o * s for p, o, s in zip(pooling.size, pooling.out, pooling.stride, strict=True)

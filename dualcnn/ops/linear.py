@@ -35,7 +35,8 @@ def linear(
     flat = len(lead) == 1
     x2 = x if flat else be.reshape(x, (math.prod(lead), x.shape[-1]))
     y2 = be.matmul(x2, weight.T)
-    if bias is not None:
+    has_bias = bias is not None
+    if has_bias:
         be.add_to(y2, bias)
 
     def vjp(gy: Array) -> tuple[Array | None, ...]:
@@ -46,7 +47,7 @@ def linear(
             gx = gx if flat else be.reshape(gx, tuple(x.shape))
         if needs[1]:
             gw = be.matmul(g2.T, x2)
-        if bias is not None and needs[2]:
+        if has_bias and needs[2]:
             gb = be.contract("mc->c", g2)
         return gx, gw, gb
 

@@ -11,7 +11,7 @@ from .. import backend
 from ..autograd import Tensor
 from ..backend import Array
 from ..backend.calls import CaptureError
-from ..recording import capturing
+from ..recording import capturing, note_update
 from .buffer import FlatBuffer, GroupBuffers, Run
 
 __all__ = ["Optimizer", "gradient", "require"]
@@ -48,9 +48,8 @@ class Optimizer:
 
     The optimizer moves the parameters into flat buffers: from then on `param.data` is a view, and
     arrays taken from it before no longer follow it. So is `param.grad`: the next backward writes to
-    the same memory, and who keeps a gradient copies it. Nor are values kept: a loss computed before
-    a step is not to be differentiated after it. Parameters whose `.grad` is None are left alone
-    by a step, weight decay and momentum included. A model may move to another backend, or to
+    the same memory, and who keeps a gradient copies it. Parameters whose `.grad` is None are left
+    alone by a step, weight decay and momentum included. A model may move to another backend, or to
     another optimizer and back, at any time; moments and step counts go along bit for bit.
 
     A subclass names its moments and defines `_check` and `_update`.
@@ -165,6 +164,7 @@ class Optimizer:
                     flag = backend.asarray(finite, backend=buffer.backend)
                 for run in buffer.runs(flag):
                     self._update(group, run)
+        note_update(p for g in self.param_groups for p in g["params"] if p.grad is not None)
 
     def _settle(self) -> None:
         """Follow parameters that were moved to another backend or into another optimizer."""
