@@ -9,6 +9,7 @@ Processes that share the work count, as they are at the end of a step.
 
 from __future__ import annotations
 
+import argparse
 import json
 import multiprocessing
 import os
@@ -67,10 +68,17 @@ def shared() -> float:
 
 
 def main(argv: Sequence[str]) -> int:
-    side, net, batch, what, threads, *captured = argv
-    task = bench_sides.Task.of(NETS[net], int(batch), what == "train", int(threads))
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("side", help='"torch", "dualcnn", "dualcnn captured"')
+    parser.add_argument("net", choices=sorted(NETS))
+    parser.add_argument("batch", type=int)
+    parser.add_argument("what", choices=("train", "infer"))
+    parser.add_argument("threads", type=int)
+    parser.add_argument("captured", nargs="?", choices=("threads", "processes"))
+    args = parser.parse_args(argv)
+    task = bench_sides.Task.of(NETS[args.net], args.batch, args.what == "train", args.threads)
     dualcnn.backend.pool.resize(task.threads)
-    step = bench_sides.build(task, [side], *captured)[side]
+    step = bench_sides.build(task, [args.side], args.captured)[args.side]
     # The peak so far, that of imports, is forgotten.
     Path("/proc/self/clear_refs").write_text("5")
     before, all_before, all_after = status("VmRSS"), shared(), 0.0

@@ -10,6 +10,7 @@ import os
 import re
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -347,3 +348,36 @@ def test_shared_memory_is_seen_by_a_fork():
         os._exit(0)
     os.waitpid(pid, 0)
     assert array[0] == 7
+
+
+def test_a_signal_while_processes_start_comes_after_all_are_known(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Another thread gets it, and Python's handler runs here: it would break off the start."""
+    context, ended = multiprocessing.get_context("fork"), threading.Event()
+    start, members = context.Process.start, []
+
+    def interrupted(self: Any) -> None:
+        os.kill(os.getpid(), signal.SIGUSR1)
+        # Time for the handler, which runs between two lines.
+        time.sleep(0.05)
+        start(self)
+        members.append(self)
+
+    def handler(*call: Any) -> None:
+        assert len(members) == 2
+        raise KeyboardInterrupt
+
+    other = threading.Thread(target=ended.wait)
+    other.start()
+    monkeypatch.setattr(context.Process, "start", interrupted)
+    before = signal.signal(signal.SIGUSR1, handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            Team([], 3, WorkerPool(1))
+        assert signal.getsignal(signal.SIGUSR1) is handler
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+        ended.set()
+        other.join()
+    assert not any(member.is_alive() for member in members)

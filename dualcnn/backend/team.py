@@ -15,9 +15,10 @@ import mmap
 import multiprocessing
 import os
 import signal
+import threading
 import weakref
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from multiprocessing.connection import wait
 from typing import Any, NamedTuple
 
@@ -101,16 +102,14 @@ class Team:
             for i in range(size - 1)
         ]
         self._stop = weakref.finalize(self, _stop, self._members, self._leader)
-        # Ctrl-C, and whatever else the program handles, is for the caller: members inherit this.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         try:
-            for member in self._members:
-                member.start()
+            with _undisturbed():
+                for member in self._members:
+                    member.start()
         except BaseException:
             self.close()
             raise
         finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
             # Members have it; here it would keep memory that nobody else uses any more.
             self._apart = ()
 
@@ -233,6 +232,31 @@ class Team:
             state[TAKEN] += 1
             state[THEIRS] += theirs
             return state[TAKEN] - 1
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Put off signals within the block, among them Ctrl-C; processes forked there get none at all.
+
+    A signal that another thread gets ends up in Python's handler here nevertheless, and a process
+    whose start is broken off goes on without being known.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    late: list[tuple[int, Any]] = []
+    handlers: dict[int, Any] = {}
+    try:
+        if threading.current_thread() is threading.main_thread():
+            known = ((number, signal.getsignal(number)) for number in signal.valid_signals())
+            handlers = {number: handler for number, handler in known if callable(handler)}
+        for number in handlers:
+            signal.signal(number, lambda *call: late.append(call))
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        for number, place in late:
+            handlers[number](number, place)
 
 
 def _stop(members: Sequence[Any], leader: int) -> None:

@@ -6,7 +6,9 @@ alone; parameters stay where they are, so names and states are those of the sing
 
 In training a convolution and the batch normalisation after it do not run as one: that saves two
 passes over memory, but is many short calls, and on two threads these cost as much (VGG 240 ms a
-step against 230, MobileNet 181 against 178). In evaluation, where no gradients are recorded, the
+step against 230, MobileNet 181 against 178). Nor does it pay on two processes to make the gradient
+between them part by part and to leave its scale to the weights: 173 ms a MobileNet step either way,
+the median of 30 rounds in turns. In evaluation, where no gradients are recorded, the
 normalisation is folded into the convolution's weight and bias, unless these outweigh the maps.
 """
 
