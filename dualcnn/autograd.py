@@ -159,7 +159,7 @@ class Tensor(Values, Operators):
         else:
             be = backend.of(data=self.data_slot)
             be.assign(self.data_slot, backend.asarray(value, self.data_slot.dtype, backend=be))
-            note_update([self])
+            note_update(self)
 
     @property
     def backend(self) -> Backend:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
@@ -107,13 +107,12 @@ def note_mode(module: Any) -> None:
         _modes[0] ^= mark
 
 
-def note_update(tensors: Iterable[Any]) -> None:
-    """Say that values of leaves were written over: what was computed from the old ones has no
-    gradients any more that need them.
+def note_update(leaf: Any) -> None:
+    """Say that values were written over: what was computed from the old ones has no gradients any
+    more that need them.
     """
     updates[0] += 1
-    for tensor in tensors:
-        tensor._updated_at = updates[0]
+    leaf._updated_at = updates[0]
 
 
 def check_unchanged(node: Any) -> None:
@@ -122,11 +121,12 @@ def check_unchanged(node: Any) -> None:
     Those of a leaf can matter to the gradient of what it is applied to, the first input, those of
     a first input to the others'; and only if the closure has them.
     """
-    first, *others = [p if getattr(p, "_requires_grad", False) else None for p in node._parents]
-    for leaf in (first, *others):
+    parents = [p if getattr(p, "_requires_grad", False) else None for p in node._parents]
+    first, others = parents[:1], parents[1:]
+    for place, leaf in enumerate(parents):
         if leaf is None or leaf._updated_at <= node._made_at:
             continue
-        rest = others if leaf is first else [first]
+        rest = first if place else others
         is_wanted = any(p is not None and p is not leaf for p in rest)
         if is_wanted and leaf.backend.holds(node._vjp, leaf._data):
             raise RuntimeError(

@@ -77,7 +77,7 @@ class Values:
                 f"got {value.shape} of {value.dtype}. Fix: x = x + y for x += y"
             )
         be.assign(own, value._data)
-        note_update([self])
+        note_update(self)
         return self
 
     # Exports without a copy.

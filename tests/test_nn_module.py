@@ -190,10 +190,16 @@ def test_forward_hooks():
     handles[1].remove()
     handles[1].remove()
     net[1].register_forward_hook(lambda m, inputs, y: y - 1)
-    handles[2].remove()
-    net[1].register_forward_hook(lambda m, inputs, y: y * 10)
-    handles[2].remove()
-    assert net(x).tolist() == [-10, 10]
+    assert net(x).tolist() == [-1, 19]
+
+
+def test_a_hook_taken_off_twice_takes_no_other_off():
+    layer = nn.Identity()
+    early = layer.register_forward_hook(lambda m, inputs, y: y + 1)
+    early.remove()
+    layer.register_forward_hook(lambda m, inputs, y: y * 10)
+    early.remove()
+    assert layer(np.ones(1)).tolist() == [10]
 
 
 def test_forward_must_be_defined():

@@ -46,7 +46,8 @@ def cross_entropy(
     if not 0 <= label_smoothing <= 1:
         raise ValueError(f"label_smoothing: expected 0 to 1, got {label_smoothing!r}")
     smoothing = float(label_smoothing)
-    _check_index(ignore_index)
+    if type(ignore_index) is not int:
+        _check_index(ignore_index)
     be, rows, restore = _rows(x, reduction)
     probable = _are_probabilities(target, x)
     if probable:
@@ -87,7 +88,8 @@ def nll_loss(
     needs: tuple[bool, ...] = (True, False),
 ) -> tuple[Array, Vjp]:
     """Negative log likelihood of log probabilities; shapes and labels as in `cross_entropy`."""
-    _check_index(ignore_index)
+    if type(ignore_index) is not int:
+        _check_index(ignore_index)
     be, rows, restore = _rows(x, reduction)
     labels = _labels(be, x, target, ignore_index)
     mass, total = _masses(be, labels, rows, weight, ignore_index, 0.0)

@@ -351,8 +351,8 @@ FAULTS = (
     Fault(
         "a loss layer's option lost on the way",
         "nn/loss.py",
-        "F.nll_loss(input, target, self.weight, self.ignore_index, self.reduction)",
-        "F.nll_loss(input, target, self.weight, reduction=self.reduction)",
+        "self.weight, ignore_index=self.ignore_index, reduction=self.reduction\n",
+        "self.weight, reduction=self.reduction\n",
         "test_nn_layers.py",
     ),
     Fault(
