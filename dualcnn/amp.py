@@ -114,11 +114,12 @@ class _Caster:
     def _cast(self, x: Any, dtype: str) -> Tensor:
         cached = isinstance(x, Tensor) and x.requires_grad and x.is_leaf and is_grad_enabled()
         known = self._copies.get(id(x)) if cached else None
-        # Backward took the parents away: the leaf may have been updated since.
-        if known is not None and known.cast._parents:
+        # Once backward came the leaf may have been updated.
+        if known is not None and not known.cast._is_spent:
             return known.cast
         cast: Tensor = apply(ops.astype, x, dtype=dtype)
         if cached:
+            cast._lasts = True
             self._copies[id(x)] = _Copy(x, cast)
         return cast
 

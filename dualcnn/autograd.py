@@ -113,6 +113,10 @@ class Tensor(Values, Operators):
     data_slot: Array | None = None
     grad_slot: Array | None = None
     _requires_grad = False
+    _lasts = False
+    """Whether backward may come again, where the closure keeps nothing: of `autocast`'s copies."""
+    _is_spent = False
+    """Whether it came."""
     _made_at: float = 0
     _updated_at = 0
     """When it was recorded, and when its values were written over last, counted in `updates`."""
@@ -154,6 +158,10 @@ class Tensor(Values, Operators):
                 f"{value.dtype}"
             )
         if self.data_slot is None:
+            if value is self._data:
+                # After `tensor.data -= ...`.
+                note_update(self)
+                return
             self._data = value
             note_change()
         else:
@@ -285,7 +293,10 @@ class Tensor(Values, Operators):
             vjp, parents = node._vjp, node._parents
             if node._made_at < updates[0]:
                 check_unchanged(node)
-            node._vjp, node._parents = _freed, ()
+            if node._lasts:
+                node._is_spent = True
+            else:
+                node._vjp, node._parents = _freed, ()
             try:
                 parts = vjp.fn(g, hand) if node is last and isinstance(vjp, HandingVjp) else vjp(g)
             except Exception as error:

@@ -119,7 +119,8 @@ def check_unchanged(node: Any) -> None:
     """Raise `RuntimeError` if gradients of a recorded result need values written over since.
 
     Those of a leaf can matter to the gradient of what it is applied to, the first input, those of
-    a first input to the others'; and only if the closure has them.
+    a first input to the others'; and only if the closure has them. Not noticed is what came by a
+    view of the leaf, or alone.
     """
     parents = [p if getattr(p, "_requires_grad", False) else None for p in node._parents]
     first, others = parents[:1], parents[1:]
@@ -127,8 +128,7 @@ def check_unchanged(node: Any) -> None:
         if leaf is None or leaf._updated_at <= node._made_at:
             continue
         rest = first if place else others
-        is_wanted = any(p is not None and p is not leaf for p in rest)
-        if is_wanted and leaf.backend.holds(node._vjp, leaf._data):
+        if any(p is not None for p in rest) and leaf.backend.holds(node._vjp, leaf._data):
             raise RuntimeError(
                 f"a parameter of shape {leaf.shape} was updated after the forward pass that this "
                 "backward belongs to; gradients would mix old and new values. Fix: call backward "

@@ -188,6 +188,21 @@ def test_a_block_around_several_steps_sees_the_new_weights(
             assert casts == [(3, 3)] * (step + 1)
 
 
+def test_two_losses_of_one_block_go_back_one_after_the_other(
+    half: Backend, casts: list[tuple[int, ...]]
+) -> None:
+    """The copy that both share keeps nothing that the first backward would have to free."""
+    w = tensor(half, 3, 3, grad=True)
+    x = tensor(half, 2, 3, dtype="float16")
+    with dualcnn.autocast():
+        first, second = F.linear(x, w).mean(), F.linear(x, w).mean()
+    assert casts == [(3, 3)]
+    first.backward()
+    once = half.to_numpy(w.grad).copy()
+    second.backward()
+    np.testing.assert_array_equal(half.to_numpy(w.grad), 2 * once)
+
+
 def test_what_is_not_recorded_is_not_kept(half: Backend, casts: list[tuple[int, ...]]) -> None:
     """A copy made under no_grad would pass no gradient on."""
     w = tensor(half, 3, 3, grad=True)

@@ -247,6 +247,7 @@ WRITERS = {
     "a step": lambda optimizer, w: optimizer.step(),
     "in place": lambda _, w: dualcnn.no_grad()(operator.isub)(w, 1.0),
     "assigned": lambda _, w: setattr(w, "data", w.data * 2),
+    "its array in place": lambda _, w: setattr(w, "data", operator.isub(w.data, 1.0)),
 }
 
 
@@ -267,10 +268,24 @@ def test_backward_by_values_that_were_written_over_is_refused(be, write):
     assert first.grad is not None
 
 
+def test_a_square_by_itself(be):
+    w = leaf(be, [2.0])
+    optimizer = optim.SGD([w], lr=1.0)
+    early, late = (w * 3).sum(), (w * w).sum()
+    early.backward()
+    optimizer.step()
+    with pytest.raises(RuntimeError, match="was updated after the forward pass"):
+        late.backward()
+
+
 FREE = {
     "of a first layer": lambda x, w, v, b: x @ w,
     "of a sum": lambda x, w, v, b: functional.tanh(x @ w) + b,
     "of a layer's bias": lambda x, w, v, b: functional.linear(functional.tanh(x @ w), v.T, b),
+    "of one that is joined": lambda x, w, v, b: functional.cat([functional.tanh(x @ w)[0], b]),
+    "of a normalisation's own bias": lambda x, w, v, b: functional.batch_norm(
+        functional.tanh(x @ w)[:, :1], None, None, None, b, True
+    ),
     "of a convolution's bias": lambda x, w, v, b: functional.conv2d(
         functional.tanh(x @ w).reshape(3, 2, 1, 1), Tensor(v.data).reshape(1, 2, 1, 1), b
     ),

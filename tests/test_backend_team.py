@@ -356,28 +356,33 @@ def test_a_signal_while_processes_start_comes_after_all_are_known(
     """Another thread gets it, and Python's handler runs here: it would break off the start."""
     context, ended = multiprocessing.get_context("fork"), threading.Event()
     start, members = context.Process.start, []
+    handled: list[int] = []
 
     def interrupted(self: Any) -> None:
-        os.kill(os.getpid(), signal.SIGUSR1)
+        os.kill(os.getpid(), (signal.SIGUSR1, signal.SIGUSR2)[len(members)])
         # Time for the handler, which runs between two lines.
         time.sleep(0.05)
         start(self)
         members.append(self)
 
-    def handler(*call: Any) -> None:
+    def handler(number: int, place: Any) -> None:
         assert len(members) == 2
-        raise KeyboardInterrupt
+        handled.append(number)
+        if number == signal.SIGUSR1:
+            raise KeyboardInterrupt
 
     other = threading.Thread(target=ended.wait)
     other.start()
     monkeypatch.setattr(context.Process, "start", interrupted)
-    before = signal.signal(signal.SIGUSR1, handler)
+    before = [signal.signal(number, handler) for number in (signal.SIGUSR1, signal.SIGUSR2)]
     try:
         with pytest.raises(KeyboardInterrupt):
             Team([], 3, WorkerPool(1))
         assert signal.getsignal(signal.SIGUSR1) is handler
+        assert handled == [signal.SIGUSR1, signal.SIGUSR2]
     finally:
-        signal.signal(signal.SIGUSR1, before)
+        signal.signal(signal.SIGUSR1, before[0])
+        signal.signal(signal.SIGUSR2, before[1])
         ended.set()
         other.join()
     assert not any(member.is_alive() for member in members)

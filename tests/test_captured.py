@@ -62,6 +62,27 @@ SWITCHES: dict[str, Callable[[Switched], None]] = {
 }
 
 
+def test_an_attribute_set_to_an_equal_value_is_no_change(be):
+    class Remembering(nn.Module):
+        size: Any = None
+        scale = 1.5
+
+        def forward(self, x: Any) -> Any:
+            runs.append(1)
+            self.size, self.scale = (*x.shape, "rows"), float(str(self.scale))
+            return x * self.scale
+
+    runs: list[int] = []
+    model = Remembering()
+    captured = dualcnn.capture(lambda x: model(x).sum())
+    x = Tensor(be.asarray(np.ones((2, 3))))
+    with dualcnn.no_grad():
+        for _ in range(8):
+            model(x)
+            captured(x)
+    assert len(runs) <= 8 + 3
+
+
 @pytest.mark.parametrize("switch", SWITCHES.values(), ids=SWITCHES)
 def test_an_attribute_set_later_counts(be, switch):
     dualcnn.manual_seed(4)

@@ -123,6 +123,8 @@ WRITERS = {
     "one of a tuple": lambda xp, x, out: xp.add(x, x, out=(out,)),
     "to a part": lambda xp, x, out: xp.sum(x, axis=0, out=out[1, :]),
     "to what it reads": lambda xp, x, out: xp.multiply(out, x, out=out),
+    "no ufunc, by place": lambda xp, x, out: xp.sum(x, 0, None, out[1, :]),
+    "returning nothing": lambda xp, x, out: xp.copyto(out, x),
 }
 
 

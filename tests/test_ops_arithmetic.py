@@ -356,6 +356,11 @@ def test_whole_numbers_add_up_to_signed_ones(be: Backend, dtype: str) -> None:
     assert int(difference) == -1
 
 
+def test_the_largest_whole_numbers_stay_unsigned(be: Backend) -> None:
+    y, _ = ops.sum(be.asarray(np.array([2**63, 5], "uint64")))
+    assert int(y) == 2**63 + 5
+
+
 @pytest.mark.parametrize("dtype", ["uint8", "int64", "bool"])
 def test_whole_numbers_and_a_float_make_float32(be: Backend, dtype: str) -> None:
     x = be.asarray(np.array([1, 0, 1], dtype))

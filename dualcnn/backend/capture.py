@@ -226,14 +226,24 @@ class Capture:
         """The backend's primitive as it is now: its own, or that of another capture."""
         return getattr(self.backend, name)  # type: ignore[no-any-return]
 
-    def written(self, name: str, call: Callable[..., Any], args: tuple[Any, ...], out: Any) -> Any:
-        """Of a primitive that writes to `out`, or made an array and could have written to it."""
+    def written(
+        self,
+        name: str,
+        call: Callable[..., Any],
+        args: tuple[Any, ...],
+        out: Any,
+        options: tuple[Any, ...] = (),
+    ) -> Any:
+        """Of a primitive that writes to `out`, or made an array and could have written to it.
+
+        `options` are what the call got besides.
+        """
         found = self.unseen(call)(*args, out=out)
         outs = found if isinstance(found, tuple) else (found,)
         if out is None:
             outs = tuple(map(self.calls.hold, outs))
             found = outs if isinstance(found, tuple) else outs[0]
-        self.calls.note(name, self.backend.bound(call, *args, out=found), args, outs)
+        self.calls.note(name, self.backend.bound(call, *args, out=found), (*args, *options), outs)
         return found
 
     def _plainly(self, fn: Callable[..., Any], *args: Any) -> Any:
@@ -318,8 +328,19 @@ class _Namespace:
                 args, out = args[:taken], args[taken:]
             if isinstance(out, tuple) and len(out) == 1:
                 (out,) = out
+            others = tuple(options.values())
             if out is not None:
-                return capture.written(name, partial(value, **options), args, out)
-            return capture.stored(name, value(*args, **options), value, *args, **options)
+                return capture.written(name, partial(value, **options), args, out, others)
+            found = value(*args, **options)
+            # What returns nothing wrote to its first argument, what returns a later one to that.
+            if found is None:
+                into = args[0] if args else None
+            else:
+                into = next((a for a in args[1:] if a is found), None)
+            if not capture.backend.owns(into):
+                return capture.stored(name, found, value, *args, **options)
+            again = partial(value, *args, **options)
+            capture.calls.note(name, again, (*args, *others), (into,))
+            return found
 
         return capture.noting(call, value)

@@ -255,8 +255,10 @@ def _undisturbed() -> Iterator[None]:
         for number, handler in handlers.items():
             signal.signal(number, handler)
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        for number, place in late:
-            handlers[number](number, place)
+        with ExitStack() as handled:
+            # In their order, each whatever those before it raise.
+            for number, place in reversed(late):
+                handled.callback(handlers[number], number, place)
 
 
 def _stop(members: Sequence[Any], leader: int) -> None:

@@ -37,6 +37,18 @@ _keys = itertools.count()
 """Of hooks: a handle takes no hook off but its own, however late."""
 
 
+_PLAIN = (int, float, str, bool)
+
+
+def _are_equal(a: Any, b: Any) -> bool:
+    """Whether two values are the same numbers or texts, or tuples of them, such as shapes."""
+    if type(a) is not type(b):
+        return False
+    if type(a) is tuple:
+        return len(a) == len(b) and all(map(_are_equal, a, b))
+    return type(a) in _PLAIN and a == b
+
+
 class HookHandle:
     """A registered hook; `remove()` takes it off again."""
 
@@ -138,7 +150,8 @@ class Module:
         is_part = isinstance(value, (Parameter, Module)) or name in self._buffers
         # Not what a module keeps for itself as it runs, private or an array.
         is_kept = name.startswith("_") or isinstance(value, Tensor)
-        if before is not value and (is_part or (before is not _NOWHERE and not is_kept)):
+        is_other = before is not value and not _are_equal(before, value)
+        if is_other and (is_part or (before is not _NOWHERE and not is_kept)):
             if name == "training" and isinstance(before, bool) and isinstance(value, bool):
                 note_mode(self)
             else:

@@ -148,7 +148,9 @@ class _Normalization:
         size = shape[2:] if len(shape) > 2 else (side_of(shape[0], channels, be.row_length),)
         self.rows = Rows(be, size, channels)
         self.images = self.count // max(1, math.prod(size))
-        self.weight, self.bias = weight, bias
+        self._affine: tuple[Any, Any] | None = _or_neutral(weight, bias)
+        """Weight and bias until the coefficients are there; gradients do without them."""
+        self._dtypes = [None if a is None else a.dtype for a in (weight, bias)]
         self.training, self.eps, self.relu = training, eps, relu
         if training:
             if self.count < 2:
@@ -215,7 +217,8 @@ class _Normalization:
         loses all digits when the mean is large beside the deviation.
         """
         be, statistics = self.be, None
-        affine = *_or_neutral(self.weight, self.bias), self.eps
+        assert self._affine is not None
+        affine, self._affine = (*self._affine, self.eps), None
         # One expression each: on a GPU whatever is done to a few numbers costs a launch.
         if self.training:
             found = [self._found[start] for start in sorted(self._found)]
@@ -286,8 +289,8 @@ class _Normalization:
             gw = be.fuse(_scaled)(centred, self.inverse)
         self._coefficients = [rows.wide(c) for c in coefficients]
         return (
-            None if self.weight is None else be.cast(gw, self.weight.dtype),
-            None if self.bias is None else be.cast(total, self.bias.dtype),
+            None if self._dtypes[0] is None else be.cast(gw, self._dtypes[0]),
+            None if self._dtypes[1] is None else be.cast(total, self._dtypes[1]),
         )
 
     def spread(self, g: Array, maps: Array, gx: Array) -> None:

@@ -96,12 +96,14 @@ def concat(*xs: Array, dim: int = 0, needs: tuple[bool, ...] = ()) -> tuple[Arra
         shapes = ", ".join(str(tuple(x.shape)) for x in xs)
         raise ValueError(f"concat: expected shapes equal but for axis {axis}, got {shapes}")
 
+    sizes = [x.shape[axis] for x in xs]
+
     def vjp(gy: Array) -> tuple[Array | None, ...]:
         before = (slice(None),) * axis
         grads, start = [], 0
-        for x in xs:
-            grads.append(gy[(*before, slice(start, start + x.shape[axis]), ...)])
-            start += x.shape[axis]
+        for size in sizes:
+            grads.append(gy[(*before, slice(start, start + size), ...)])
+            start += size
         return tuple(grads)
 
     return be.xp.concat(xs, axis=axis), vjp
@@ -171,6 +173,8 @@ def _total(be: Backend, x: Array, axes: tuple[int, ...], keepdim: bool) -> Array
     """The sum along the axes, in the dtype in which such numbers are added up."""
     # NumPy adds unsigned numbers up to unsigned ones, whose differences wrap around.
     dtype = be.accumulator(x.dtype) if be.is_floating(x) else be.dtype("int64")
+    if x.dtype == be.dtype("uint64"):
+        dtype = x.dtype
     return be.scalar(be.xp.sum(x, axis=axes, keepdims=keepdim, dtype=dtype))
 
 
