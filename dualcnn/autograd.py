@@ -10,7 +10,6 @@ import inspect
 import math
 from collections.abc import Callable
 from functools import cache
-from numbers import Number
 from operator import attrgetter
 from typing import Any, NoReturn
 
@@ -85,8 +84,7 @@ def _plain(x: Any) -> Any:
     """The array of a Tensor, and the Python number of a NumPy scalar, which would widen dtypes."""
     if isinstance(x, Tensor):
         return x._data
-    unwrap = getattr(x, "item", None) if isinstance(x, Number) else None
-    return x if unwrap is None else unwrap()
+    return x.item() if backend.is_scalar(x) else x
 
 
 def _freed(gy: Array) -> NoReturn:
@@ -368,7 +366,7 @@ def _as_array(data: Any) -> Array:
         return be.asarray(data, default) if be.is_floating(array) else array
     if not hasattr(data, "shape") or not hasattr(data, "dtype"):
         raise TypeError(f"expected an array, a list or a number, got {type(data).__name__}")
-    return backend.asarray(data) if isinstance(data, Number) else data
+    return backend.asarray(data) if backend.is_scalar(data) else data
 
 
 def _sorted_nodes(last: Tensor) -> list[Tensor]:

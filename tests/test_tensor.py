@@ -87,6 +87,13 @@ def test_a_tensor_of_a_numpy_scalar_has_its_dtype():
     assert Tensor(np.float64(1 / 3)).item() == 1 / 3
     assert Tensor(np.float32(0.5)).dtype == Tensor(0.5).dtype == np.float32
     assert Tensor(np.int16(3)).dtype == np.int16
+    assert Tensor(np.bool_(True)).shape == ()
+    assert Tensor(np.bool_(True)).dtype == bool
+
+
+def test_a_numpy_bool_is_a_number(be):
+    x = leaf(be, [0.0, 2.0])
+    assert ((x > 1) == np.bool_(True)).tolist() == [False, True]
 
 
 IN_PLACE = {

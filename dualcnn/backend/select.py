@@ -24,6 +24,7 @@ __all__ = [
     "current",
     "get",
     "is_array",
+    "is_scalar",
     "of",
     "to_numpy",
     "use",
@@ -197,6 +198,11 @@ def is_array(x: Any) -> bool:
     return type(x) in _by_type
 
 
+def is_scalar(x: Any) -> bool:
+    """Whether `x` is a number of NumPy's own types, such as `numpy.float64(1)`."""
+    return isinstance(x, np.generic)
+
+
 def _find(name: str, x: Any) -> Backend:
     """The backend of an array whose type is not known yet."""
     module = type(x).__module__
@@ -258,7 +264,7 @@ def to_numpy(obj: Any) -> Any:
         raise TypeError("expected a Tensor or an array, got None (a gradient not computed yet?)")
     if isinstance(obj, np.ndarray):
         return obj
-    if isinstance(obj, (Number, list, tuple)):
+    if isinstance(obj, (Number, np.generic, list, tuple)):
         return np.asarray(obj)
     return of(obj=obj).to_numpy(obj) if _is_known(obj) else np.from_dlpack(obj)
 
