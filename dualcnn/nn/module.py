@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple, Self
@@ -11,12 +10,11 @@ from .. import backend
 from ..autograd import Tensor
 from ..backend import Array, Backend
 from ..recording import note_change, note_mode
+from .hooks import Hook, HookHandle
 from .parameter import Parameter, UninitializedParameter
 from .summary import Summary, summarize
 
-__all__ = ["HookHandle", "LoadedKeys", "Module", "StateDictError"]
-
-Hook = Callable[["Module", tuple[Any, ...], Any], Any]
+__all__ = ["LoadedKeys", "Module", "StateDictError"]
 
 
 class StateDictError(ValueError):
@@ -33,10 +31,6 @@ class LoadedKeys(NamedTuple):
 _NOWHERE = object()
 """In place of an attribute that there is not."""
 
-_keys = itertools.count()
-"""Of hooks: a handle takes no hook off but its own, however late."""
-
-
 _PLAIN = (int, float, str, bool)
 
 
@@ -46,21 +40,8 @@ def _are_equal(a: Any, b: Any) -> bool:
         return False
     if type(a) is tuple:
         return len(a) == len(b) and all(map(_are_equal, a, b))
-    return type(a) in _PLAIN and a == b
-
-
-class HookHandle:
-    """A registered hook; `remove()` takes it off again."""
-
-    def __init__(self, hooks: dict[int, Hook], hook: Hook) -> None:
-        self._hooks = hooks
-        self._key = next(_keys)
-        hooks[self._key] = hook
-        note_change()
-
-    def remove(self) -> None:
-        self._hooks.pop(self._key, None)
-        note_change()
+    # 0.0 and -0.0 are equal.
+    return type(a) in _PLAIN and repr(a) == repr(b)
 
 
 class Module:

@@ -418,7 +418,7 @@ FAULTS = (
     ),
     Fault(
         "a hook's number is given again",
-        "nn/module.py",
+        "nn/hooks.py",
         "self._key = next(_keys)",
         "self._key = max(hooks, default=0) + 1",
         "test_nn_module.py",
