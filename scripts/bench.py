@@ -6,7 +6,8 @@
 
 All sides get the same layers, weights, batch, loss and optimizer. A sample is a few steps in a row;
 the sides take turns, so a change of the machine's load meets them all. Samples during which other
-processes took more than a share of a core are left out, and that load is printed. Medians.
+processes took more than a share of a core are left out, and that load is printed. Medians. All of
+them live in one process, or with --apart in one each.
 """
 
 from __future__ import annotations
@@ -50,6 +51,9 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
         "--captured", nargs="?", const="threads", choices=["threads", "processes"],
         help="dualcnn.capture too, beside dualcnn as it stands; with as many processes as threads",
     )  # fmt: skip
+    parser.add_argument(
+        "--apart", action="store_true", help="each side in a process of its own, which take turns"
+    )
     parser.add_argument("--inference", action="store_true", help="forward alone")
     parser.add_argument("--repeats", type=int, default=9, help="quiet samples of each side")
     parser.add_argument("--patience", type=float, default=120, help="seconds a net at most")
@@ -90,6 +94,8 @@ def understand(options: argparse.Namespace) -> None:
         options.against = ["torch"]
     if options.captured and options.mode not in ("nets", "memory", "check"):
         raise ValueError("--captured is for steps of nets, with --memory or --check perhaps")
+    if options.apart and options.mode != "nets":
+        raise ValueError("--apart is for steps of nets; --memory has processes of its own anyway")
     if "onnxruntime" in options.against and not options.inference:
         raise ValueError("onnxruntime only infers: add --inference, or leave it out")
     if options.plot and (options.mode not in ("nets", "memory") or not options.against):

@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
+import bench_apart
 import bench_layers
 import bench_memory
 import bench_ops
@@ -82,10 +84,8 @@ def nets(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
         over += [f"captured/{library}" for library in options.against]
     table = Table(["net", "batch", *names, *over, "load", "quiet"], NET_WIDTH)
     for name, task in chosen(options):
-        steps = bench_sides.build(task, names, options.captured)
-        agree({side: step() for side, step in steps.items()}, FIRST_TOLERANCE)
-        sides = [Side(side, whole(step)) for side, step in steps.items()]
-        load = compare(sides, options.repeats, options.patience)
+        with present(names, name, task, options) as sides:
+            load = compare(sides, options.repeats, options.patience)
         row = {**row_of(name, task, options), **figures(sides, load)}
         row["ratios"] = ratios(row["ms"], options.against)
         if "torch" in row["ratios"]:
@@ -102,6 +102,22 @@ def nets(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
             if cores > options.threads + 0.25:
                 print(f"  {side} kept {cores:.1f} cores busy")
         yield row
+
+
+@contextmanager
+def present(
+    names: Sequence[str], net: str, task: bench_sides.Task, options: argparse.Namespace
+) -> Iterator[Sequence[Side]]:
+    """The sides, which have made a step and agree."""
+    if options.apart:
+        size = len(task.images), task.train, task.threads
+        with bench_apart.apart(names, net, *size, options.captured) as sides:
+            agree({side.name: side.first for side in sides}, FIRST_TOLERANCE)
+            yield sides
+    else:
+        steps = bench_sides.build(task, names, options.captured)
+        agree({side: step() for side, step in steps.items()}, FIRST_TOLERANCE)
+        yield [Side(side, whole(step)) for side, step in steps.items()]
 
 
 def agree(results: Mapping[str, float], tolerance: float) -> None:

@@ -19,6 +19,15 @@ SAMPLE_SECONDS = 0.15
 """How long a sample lasts: the kernel counts a processor's time in hundredths of a second."""
 
 
+@dataclass(frozen=True)
+class Sample:
+    """Milliseconds of the parts of a step, and the cores that this process and others took."""
+
+    parts: Sequence[float]
+    own: float
+    foreign: float
+
+
 @dataclass
 class Side:
     """One contender. `lap` runs one step and returns the seconds of each of its parts."""
@@ -28,6 +37,10 @@ class Side:
     times: list[Sequence[float]] = field(default_factory=list)
     loaded: list[Sequence[float]] = field(default_factory=list)
     cores: list[float] = field(default_factory=list)
+
+    def sample(self, steps: int) -> Sample:
+        """So many steps in a row."""
+        return sample(self.lap, steps)
 
     @property
     def parts(self) -> list[float]:
@@ -76,15 +89,6 @@ def seconds_of(pid: int | None) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-@dataclass(frozen=True)
-class Sample:
-    """Milliseconds of the parts of a step, and the cores that this process and others took."""
-
-    parts: Sequence[float]
-    own: float
-    foreign: float
-
-
 def sample(lap: Callable[[], Sequence[float]], steps: int) -> Sample:
     # The other side's threads may still spin, and its data fills the cache: one step untimed.
     lap()
@@ -100,7 +104,7 @@ def sample(lap: Callable[[], Sequence[float]], steps: int) -> Sample:
     return Sample(parts, used / seconds, foreign / seconds)
 
 
-def compare(sides: list[Side], repeats: int, patience: float) -> float:
+def compare(sides: Sequence[Side], repeats: int, patience: float) -> float:
     """Sample the sides in turn until each has `repeats` quiet samples or `patience` seconds are
     over, but once at least; the median foreign load.
     """
@@ -121,7 +125,7 @@ def compare(sides: list[Side], repeats: int, patience: float) -> float:
             min(len(s.times) for s in sides) < repeats and time.perf_counter() < deadline
         ):
             for side in sides:
-                taken = sample(side.lap, steps[side.name])
+                taken = side.sample(steps[side.name])
                 loads.append(taken.foreign)
                 side.cores.append(taken.own)
                 kept = side.times if taken.foreign <= FOREIGN_LOAD else side.loaded
@@ -131,7 +135,7 @@ def compare(sides: list[Side], repeats: int, patience: float) -> float:
     return statistics.median(loads)
 
 
-def figures(sides: list[Side], load: float) -> dict[str, Any]:
+def figures(sides: Sequence[Side], load: float) -> dict[str, Any]:
     """What every row of results says of its samples."""
     return {
         "ms": {s.name: round(s.median, 4) for s in sides},

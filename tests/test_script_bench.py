@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import multiprocessing
 import subprocess
 import sys
 from pathlib import Path
@@ -193,6 +194,7 @@ def test_sides_that_disagree_end_the_run(load):
         (["--layers", "--against", "jax"], "compares with torch alone"),
         (["--plot", "x.png"], "give --against"),
         (["--batch", "2", "--scan", "1,2"], "give one of them"),
+        (["--ops", "--apart"], "--apart is for steps of nets"),
     ],
 )
 def test_arguments_are_refused(load, capsys, argv, message):
@@ -256,9 +258,10 @@ def test_operations_compute_the_same_in_pytorch(load, torch):
         np.testing.assert_allclose(y, expected, rtol=1e-3, atol=1e-3 * np.abs(expected).max())
 
 
-def test_from_the_command_line(tmp_path):
+@pytest.mark.parametrize("more", [[], ["--apart"]], ids=str)
+def test_from_the_command_line(tmp_path, more):
     out = tmp_path / "figures.json"
-    options = ["--nets", "e", "--threads", "1,2", "--scan", "1,2", "--repeats", "1"]
+    options = ["--nets", "e", "--threads", "1,2", "--scan", "1,2", "--repeats", "1", *more]
     command = [sys.executable, str(SCRIPTS / "bench.py"), *options, "--patience", "0"]
     done = subprocess.run(
         [*command, "--json", str(out)], capture_output=True, text=True, check=False
@@ -270,6 +273,30 @@ def test_from_the_command_line(tmp_path):
     rows = found["results"]
     assert [(r["threads"], r["batch"]) for r in rows] == [(1, 1), (1, 2), (2, 1), (2, 2)]
     assert all(r["ms"]["dualcnn"] > 0 and r["foreign_load"] >= 0 for r in rows)
+
+
+def test_sides_in_processes_of_their_own(load):
+    apart, names = load("bench_apart").apart, ["dualcnn", "dualcnn captured"]
+    before = multiprocessing.active_children()
+    with apart(names, "e", 2, True, 1, "threads") as sides:
+        others = [p for p in multiprocessing.active_children() if p not in before]
+        assert len(others) == 2
+        here = load("bench_sides")
+        task = here.Task.of(load("bench_nets").NETS["e"], 2, True, 1)
+        step = here.build(task, ["dualcnn"])["dualcnn"]
+        assert [side.first for side in sides] == [step()] * 2
+        (seconds,) = sides[0].lap()
+        assert seconds > 0
+        assert sides[1].sample(3).parts[0] > 0
+    assert not any(p.is_alive() for p in others)
+
+
+def test_a_side_that_fails_in_its_process_is_named(load, capfd):
+    message = "the process of jix has ended; its error stands above"
+    sides = load("bench_apart").apart(["jix"], "e", 2, True, 1)
+    with pytest.raises(SystemExit, match=message), sides:
+        pass
+    assert "No module named 'bench_jix'" in capfd.readouterr().err
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux's /proc")
