@@ -64,6 +64,11 @@ class Sharing:
         led: AbstractContextManager[None] = self._pool.led_by(self._pool.run_by_threads)
         return led
 
+    def outside(self) -> AbstractContextManager[None]:
+        """A block whose jobs are none of the calls': they are shared as they are elsewhere."""
+        outside: AbstractContextManager[None] = self._pool.led_by(None)
+        return outside
+
     @contextmanager
     def surveying(self, found: Jobs) -> Iterator[None]:
         """Run jobs by threads within the block, and put down in `found` what can be shared."""

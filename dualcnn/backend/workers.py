@@ -202,11 +202,13 @@ class WorkerPool:
         self._size = size
 
     @contextmanager
-    def led_by(self, leader: Leader) -> Iterator[None]:
-        """Have `leader(body, parts)` run this thread's jobs within the block, small ones too."""
+    def led_by(self, leader: Leader | None) -> Iterator[None]:
+        """Have `leader(body, parts)` run this thread's jobs within the block, small ones too; None
+        leaves them to the pool's threads.
+        """
         local = self.local
         outer = local.leader, local.ease
-        local.leader, local.ease = leader, EASE
+        local.leader, local.ease = leader, 1 if leader is None else EASE
         try:
             yield
         finally:

@@ -184,8 +184,7 @@ class Run:
         if hand is None:
             hand = partial(_keep, self._backend, kept, [id(leaf) for leaf in self._parameters])
         if self._shared is not None:
-            # Jobs that come of it are none of the calls'.
-            hand = partial(_hand_alone, self._shared, hand)
+            hand = partial(_hand_outside, self._shared, hand)
         self._taker.hand = hand
         try:
             if self._backward is None:
@@ -249,8 +248,8 @@ def _keep(
     kept[places.index(id(leaf))] = be.copy(gradient)
 
 
-def _hand_alone(shared: Sharing, hand: Hand, leaf: Tensor, gradient: Array) -> None:
-    with shared.alone():
+def _hand_outside(shared: Sharing, hand: Hand, leaf: Tensor, gradient: Array) -> None:
+    with shared.outside():
         hand(leaf, gradient)
 
 

@@ -79,13 +79,10 @@ class Winograd:
         tiles = Tiles(be, self.minimal, x, w, window)
         spread = transposed(self.minimal.inverse)
         gx = be.empty(tuple(x.shape), x.dtype) if needs[0] else None
-        back = be.permute(tiles.transformed_weights(w), (0, 2, 1)) if needs[0] else None
+        back = tiles.weights_back(w) if needs[0] else None
         if tiles.heavy:
             total, gb = self._heavy_gradients(tiles, x, gy, gx, back, needs)
             return gx, None if total is None else tiles.weight_gradient(total), gb
-        if back is not None:
-            # BLAS reads either order, but has kernels for small matrices in this one.
-            back = be.contiguous(back)
 
         def body(images: slice, sums: list[Array], accumulate: bool) -> None:
             given = gy(images)
@@ -137,9 +134,7 @@ class Winograd:
         """As `gradients`, from planes of the tiles that `emit` fills tap by tap."""
         tiles = Tiles(be, self.minimal, x, w, window)
         gx = be.empty(tuple(x.shape), x.dtype) if needs[0] else None
-        back = None
-        if needs[0]:
-            back = be.contiguous(be.permute(tiles.transformed_weights(w), (0, 2, 1)))
+        back = tiles.weights_back(w) if needs[0] else None
         rows = slice(0, tiles.down)
 
         def body(images: slice, sums: list[Array], accumulate: bool) -> None:
@@ -163,7 +158,7 @@ class Winograd:
     ) -> tuple[Array | None, Array | None, Array | None]:
         shapes: list[tuple[int, ...]] = []
         if needs[1]:
-            shapes.append((tiles.side**2, tiles.channels, tiles.outputs))
+            shapes.append((tiles.side**2, tiles.outputs, tiles.channels))
         if needs[2]:
             shapes.append((tiles.outputs,))
         be = tiles.be
@@ -201,8 +196,8 @@ class Winograd:
             if needs[1]:
                 v = tiles.transform_all(some, x, tiles.staged, self.minimal.data)
                 if total is None:
-                    total = be.empty((tiles.side**2, x.shape[3], tiles.outputs), x.dtype)
-                be.matmul(be.permute(v, (0, 2, 1)), h, out=total, accumulate=first > 0)
+                    total = be.empty((tiles.side**2, tiles.outputs, x.shape[3]), x.dtype)
+                be.matmul(be.permute(h, (0, 2, 1)), v, out=total, accumulate=first > 0)
             if gx is None:
                 continue
             product = be.matmul(h, back)
@@ -239,7 +234,7 @@ class _Part:
         tiles, be = self.tiles, self.tiles.be
         if self.staged is not None:
             v = tiles.transform("tiles", self.staged, rows, tiles.minimal.data)
-            be.matmul(be.permute(v, (0, 2, 1)), h, out=sums[0], accumulate=accumulate)
+            be.matmul(be.permute(h, (0, 2, 1)), v, out=sums[0], accumulate=accumulate)
         if self.frame is not None and back is not None:
             shape = (*h.shape[:2], tiles.channels)
             product = be.workspace("spare", shape, h.dtype)
