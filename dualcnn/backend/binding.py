@@ -18,6 +18,7 @@ from .fused import Fused
 from .products import SERIAL_PRODUCT, for_blas, is_for_ones
 from .room import Again
 from .straight import straight_plainly
+from .workers import COPIED_BYTES
 
 __all__ = ["bound", "bound_into"]
 
@@ -31,7 +32,7 @@ def bound(
     name = _method(primitive)
     if name == "assign":
         out, x = args
-        if isinstance(x, np.ndarray) and be.copies_alone(out.nbytes):
+        if isinstance(x, np.ndarray) and out.nbytes < COPIED_BYTES:
             return partial(np.copyto, out, x, casting="same_kind")
     elif name == "add_to":
         out, x = args

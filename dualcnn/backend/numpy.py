@@ -51,11 +51,6 @@ step of nets d, b and a1 took 162, 388, 88 ms in parts of 2 MiB, 154, 363, 85 of
 MOST_PARTS = 8
 """Parts of one product."""
 
-COPIED = 1 << 22
-"""Bytes of a copy that is worth sharing: one core alone uses most of what memory gives. With copies
-from 1 MB on in threads, from 128 KB on by processes, a step of ResNet-18 took 666 and 538 ms, with
-these 656 and 506; VGG at batch 8 took 73.6 and 56.4 ms, and 71.5 and 49.7."""
-
 SHARED_PRODUCT = 1 << 25
 """Products of fewer multiplications take under a millisecond: a hand-off would not pay. With 2**24
 a LeNet's step took 10.7 ms on two threads, with this 9.4, and 7.3 on one."""
@@ -122,7 +117,7 @@ class NumpyBackend(StridedBackend):
         return self.arena.empty(shape, dtype)
 
     def assign(self, out: Array, x: Any) -> Array:
-        alone = self.copies_alone(out.nbytes) or self.pool.local.inside
+        alone = out.nbytes < workers.COPIED_BYTES or self.pool.local.inside
         if alone or not isinstance(x, np.ndarray) or self.is_half(x):
             np.copyto(out, x, casting="same_kind")
         else:
@@ -234,10 +229,6 @@ class NumpyBackend(StridedBackend):
 
     def parts(self, n: int, bytes_each: int) -> Sequence[slice]:
         return even(n, round(n * bytes_each / BLOCK_BYTES))
-
-    def copies_alone(self, nbytes: int) -> bool:
-        """Whether a copy of so much is too little to be shared."""
-        return nbytes < COPIED
 
     def is_inline(self, nbytes: int) -> bool:
         """Whether parts of so much work together are too little to be shared."""

@@ -206,8 +206,8 @@ FAULTS = (
     Fault(
         "processes: jobs of adding up gradients are taken for the calls' own",
         RUN,
-        "        if self._shared is not None:\n            # Jobs",
-        "        if self._shared is hand:\n            # Jobs",
+        "        if self._shared is not None:\n            hand =",
+        "        if self._shared is hand:\n            hand =",
         "test_captured_processes.py",
     ),
     Fault(
