@@ -127,7 +127,7 @@ def beside_torch(be: Backend, steps: int = 20, size: int = 64, device: str = "")
     import torch
 
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = False
     exact, ours = Training(dualcnn.backend.get("cpu"), "float64"), Training(be, "float32")
     peer = torch.nn.Sequential(*layers(torch.nn)).to(device)
     rows = []
@@ -140,7 +140,9 @@ def beside_torch(be: Backend, steps: int = 20, size: int = 64, device: str = "")
         _, mine = ours.gradients(x32, y)
         peer.zero_grad()
         given, labels = torch.tensor(x32, device=device), torch.tensor(y, device=device)
-        torch.nn.functional.cross_entropy(peer(given), labels).backward()
+        # The block, as PyTorch's own tests, run before in the same process, forbid the flag itself.
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+            torch.nn.functional.cross_entropy(peer(given), labels).backward()
         its = {k: p.grad.cpu().numpy() for k, p in peer.named_parameters()}
         exact.step()
         right = {k: v for k, v in right.items() if k not in WITHOUT_GRADIENT}
