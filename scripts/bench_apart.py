@@ -12,7 +12,7 @@ import gc
 import multiprocessing
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -40,14 +40,16 @@ class RemoteSide(Side):
         return found
 
     def _ask(self, steps: int) -> Any:
-        self._line.send(steps)
+        with suppress(OSError):
+            # Where nobody listens any more, there is no answer either.
+            self._line.send(steps)
         return self._answer()
 
     def _answer(self) -> Any:
         try:
             return self._line.recv()
-        except EOFError:
-            sys.exit(f"the process of {self.name} has ended; its error stands above")
+        except (EOFError, OSError):
+            sys.exit(f"the process of {self.name} has ended; its error, if any, stands above")
 
 
 @contextmanager

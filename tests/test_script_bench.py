@@ -292,11 +292,20 @@ def test_sides_in_processes_of_their_own(load):
 
 
 def test_a_side_that_fails_in_its_process_is_named(load, capfd):
-    message = "the process of jix has ended; its error stands above"
+    message = "the process of jix has ended; its error, if any, stands above"
     sides = load("bench_apart").apart(["jix"], "e", 2, True, 1)
     with pytest.raises(SystemExit, match=message), sides:
         pass
     assert "No module named 'bench_jix'" in capfd.readouterr().err
+
+
+def test_a_side_whose_process_is_killed_is_named(load):
+    with load("bench_apart").apart(["dualcnn"], "e", 2, True, 1) as sides:
+        for process in multiprocessing.active_children():
+            process.kill()
+            process.join()
+        with pytest.raises(SystemExit, match="the process of dualcnn has ended"):
+            sides[0].sample(1)
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux's /proc")
