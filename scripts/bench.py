@@ -6,8 +6,8 @@
 
 All sides get the same layers, weights, batch, loss and optimizer. A sample is a few steps in a row;
 the sides take turns, so a change of the machine's load meets them all. Samples during which other
-processes took more than a share of a core are left out, and that load is printed. Medians. All of
-them live in one process, or with --apart in one each.
+processes took more than a share of a core are left out, and that load is printed. Medians. The
+sides live in one process, or with --apart in one each.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Sides of the benchmark in processes of their own, which take turns: each library alone, as in a
 program that uses it.
 
-In one process libraries meet in malloc. What one of them gives back another needs not get from the
-kernel page by page, and neighbours keep the heap from being cut at its end: a MobileNet's step of
-PyTorch, which takes memory for each map anew, took 90 to 128 ms there and 111 to 171 alone.
+In one process libraries meet in malloc. What one of them gives back another need not get from the
+kernel page by page, and neighbours keep the heap from being trimmed: a MobileNet's step of PyTorch,
+which takes memory for each map anew, took 90 to 128 ms among others and 111 to 171 alone.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from threadpoolctl import threadpool_limits
 import dualcnn
 
 LAP = 0
-"""What asks for a lap that isn't timed as a sample; other numbers are the steps of one."""
+"""What asks for a lap; other numbers are the steps of a sample."""
 
 
 class RemoteSide(Side):
@@ -95,14 +95,10 @@ def serve(
         step = bench_sides.build(task, [name], captured)[name]
         line.send(step())
         lap = whole(step)
+        gc.collect()
         gc.disable()
-        while True:
-            try:
+        with suppress(EOFError, BrokenPipeError, KeyboardInterrupt):
+            # Until nobody asks any more.
+            while True:
                 steps = line.recv()
-            except EOFError:
-                return
-            if steps == LAP:
-                gc.collect()
-                line.send(lap())
-            else:
-                line.send(sample(lap, steps))
+                line.send(lap() if steps == LAP else sample(lap, steps))

@@ -291,6 +291,25 @@ def test_sides_in_processes_of_their_own(load):
     assert not any(p.is_alive() for p in others)
 
 
+def test_a_sample_has_as_many_steps_as_fill_its_time(load, monkeypatch):
+    timing = load("bench_timing")
+    taken = []
+
+    class Slow(timing.Side):
+        """Whose answers take long, as those of a process may; its steps take 10 ms."""
+
+        def sample(self, steps):
+            taken.append(steps)
+            return timing.Sample((10.0,), 1.0, 0.0)
+
+    laps = iter([0.9, 0.02, 0.01, 0.03, 0.01])
+    clock = iter(range(1000))
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: float(next(clock)))
+    monkeypatch.setattr(timing, "SAMPLE_SECONDS", 0.15)
+    timing.compare([Slow("slow", lambda: (next(laps),))], repeats=2, patience=1000)
+    assert taken == [15, 15]
+
+
 def test_a_side_that_fails_in_its_process_is_named(load, capfd):
     message = "the process of jix has ended; its error, if any, stands above"
     sides = load("bench_apart").apart(["jix"], "e", 2, True, 1)

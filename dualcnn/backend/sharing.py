@@ -65,7 +65,9 @@ class Sharing:
         return led
 
     def outside(self) -> AbstractContextManager[None]:
-        """A block whose jobs are none of the calls': they are shared as they are elsewhere."""
+        """A block whose jobs don't belong to the calls: threads share them, in the parts that they
+        have outside of captured functions.
+        """
         outside: AbstractContextManager[None] = self._pool.led_by(None)
         return outside
 

@@ -53,9 +53,10 @@ INLINE_BYTES = 1 << 20
 """Work on fewer bytes takes under half a millisecond and runs inline: a hand-off costs 70 us."""
 
 COPIED_BYTES = 1 << 22
-"""Copies of fewer bytes run inline, whoever shares: one core alone uses most of what memory gives.
-With copies shared from 1 MB on in threads, from 128 KB on by processes, a step of ResNet-18 took
-666 and 538 ms, with these 656 and 506; VGG at batch 8 took 73.6 and 56.4, and 71.5 and 49.7."""
+"""Copies of fewer bytes run inline, whoever shares: one core alone uses most of the memory's
+bandwidth. Before, copies were shared from 1 MB on among threads and from 128 KB on among processes:
+a step of ResNet-18 took 666 ms in threads, 656 since, by processes 538 and 506; one of a VGG at
+batch 8 73.6 and 71.5, by processes 56.4 and 49.7."""
 
 
 @lru_cache(maxsize=1024)

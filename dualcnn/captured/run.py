@@ -249,6 +249,7 @@ def _keep(
 
 
 def _hand_outside(shared: Sharing, hand: Hand, leaf: Tensor, gradient: Array) -> None:
+    # What takes a gradient may share jobs, which processes don't know.
     with shared.outside():
         hand(leaf, gradient)
 

@@ -281,7 +281,7 @@ class Tiles:
         return self._transformed(by_tap, (self.channels, self.outputs))
 
     def weights_back(self, w: Array) -> Array:
-        """The same as `(t * t, O, C)`, for products with gradients of outputs."""
+        """`(O, 3, 3, C)` to `(t * t, O, C)`, for products with gradients of outputs."""
         by_tap = self.be.permute(w, (1, 2, 0, 3))
         return self._transformed(by_tap, (self.outputs, self.channels))
 
@@ -293,8 +293,8 @@ class Tiles:
     def weight_gradient(self, total: Array) -> Array:
         """`(t * t, O, C)` to `(O, 3, 3, C)`.
 
-        The product leaves it in the order of the weights that PyTorch has, `(O, C, 3, 3)`: what it
-        is for, and nothing has to be sorted. For 256 to 256 channels that took 1.1 ms of a core.
+        A view of `(O, C, 3, 3)`, in which the parameter lies in memory and which the product
+        writes: no copy is needed. For 256 to 256 channels the copy took 1.1 ms of a core.
         """
         be, (frequencies, outputs, channels) = self.be, total.shape
         by_weight = be.permute(be.reshape(total, (frequencies, -1)), (1, 0))
