@@ -35,8 +35,9 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--against", default="nothing", help=f"of {', '.join(bench_sides.LIBRARIES)}; comma between"
-    )
+        "--against", default="nothing",
+        help=f"of {', '.join(bench_sides.LIBRARIES)}; comma between; nothing is none of them",
+    )  # fmt: skip
     parser.add_argument(
         "--nets", default="a1", help=f"of {', '.join(NETS)}; comma between; all is all of them"
     )
@@ -86,6 +87,10 @@ def understand(options: argparse.Namespace) -> None:
     options.against = known(libraries, bench_sides.LIBRARIES, "library")
     options.threads = numbers(options.threads, "--threads")
     options.scan = numbers(options.scan, "--scan") if options.scan else []
+    for option in ("batch", "repeats"):
+        number = getattr(options, option)
+        if number is not None and number < 1:
+            raise ValueError(f"--{option}: expected a number from 1, got {number}")
     if options.scan and options.batch:
         raise ValueError("--batch is one batch size and --scan several: give one of them")
     if options.mode in ("layers", "ops"):
@@ -95,7 +100,10 @@ def understand(options: argparse.Namespace) -> None:
     if options.captured and options.mode not in ("nets", "memory", "check"):
         raise ValueError("--captured is for steps of nets, with --memory or --check perhaps")
     if options.apart and options.mode != "nets":
-        raise ValueError("--apart is for steps of nets; --memory has processes of its own anyway")
+        raise ValueError(
+            f"--apart is for steps of nets, without --{options.mode}; --memory has processes of its "
+            "own anyway"
+        )
     if "onnxruntime" in options.against and not options.inference:
         raise ValueError("onnxruntime only infers: add --inference, or leave it out")
     if options.plot and (options.mode not in ("nets", "memory") or not options.against):

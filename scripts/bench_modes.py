@@ -101,6 +101,9 @@ def nets(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
         for side, cores in row["cores"].items():
             if cores > options.threads + 0.25:
                 print(f"  {side} kept {cores:.1f} cores busy")
+        if not all(row["quiet_samples"].values()):
+            print("  other processes were busy all the time: of the sides without a quiet sample")
+            print("  these are the others, and the ratios mean little")
         yield row
 
 

@@ -194,7 +194,9 @@ def test_sides_that_disagree_end_the_run(load):
         (["--layers", "--against", "jax"], "compares with torch alone"),
         (["--plot", "x.png"], "give --against"),
         (["--batch", "2", "--scan", "1,2"], "give one of them"),
-        (["--ops", "--apart"], "--apart is for steps of nets"),
+        (["--ops", "--apart"], "--apart is for steps of nets, without --ops"),
+        (["--batch", "0"], "--batch: expected a number from 1, got 0"),
+        (["--repeats", "0"], "--repeats: expected a number from 1, got 0"),
     ],
 )
 def test_arguments_are_refused(load, capsys, argv, message):
