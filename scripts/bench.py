@@ -101,8 +101,8 @@ def understand(options: argparse.Namespace) -> None:
         raise ValueError("--captured is for steps of nets, with --memory or --check perhaps")
     if options.apart and options.mode != "nets":
         raise ValueError(
-            f"--apart is for steps of nets, without --{options.mode}; --memory has processes of its "
-            "own anyway"
+            f"--apart is for steps of nets, without --{options.mode}; --memory has processes of "
+            "its own anyway"
         )
     if "onnxruntime" in options.against and not options.inference:
         raise ValueError("onnxruntime only infers: add --inference, or leave it out")
