@@ -181,6 +181,14 @@ def test_results_are_bitwise_the_same_for_any_number_of_threads(threads):
             assert np.array_equal(a.view(np.uint32), b.view(np.uint32))
 
 
+@pytest.mark.parametrize("count", [1, 2, 3, 5, 8])
+def test_a_batch_is_cut_alike_for_any_number_of_threads(count):
+    # Where parts are many anyway, as with a large cache, the results above can't tell.
+    first, *others = [WorkerPool(size).divided(48, count) for size in (1, 2, 3, 7, 16)]
+    assert all(other == first for other in others)
+    assert [i for part in first for i in range(48)[part]] == list(range(48))
+
+
 def test_a_large_product_is_cut_alike_for_any_number_of_threads(threads, monkeypatch):
     # How BLAS adds up may depend on the size of a piece, on some machines and not on others.
     be, cuts = backend.get("numpy"), []
