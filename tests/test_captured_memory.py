@@ -73,6 +73,25 @@ def test_gradients_take_the_place_of_what_they_need_no_more() -> None:
 
 
 @pytest.mark.parametrize("processes", [None, 2])
+def test_memory_that_eager_code_left_free_goes_back(processes: int | None) -> None:
+    """Captured calls have their own, and it would be there twice."""
+    be = backend.get("numpy")
+    x = np.ones((64, KIB), np.float32)
+
+    def loss(x: Any) -> Tensor:
+        return F.tanh(x).sum()
+
+    captured = dualcnn.capture(loss, processes=processes)
+    with dualcnn.no_grad():
+        be.release()
+        held = be.memory().get("arena", 0)
+        loss(np.ones((512, KIB), np.float32))
+        assert be.memory()["arena_free"] >= 512 * KIB * 4
+        captured(x)
+        assert be.memory()["arena"] <= held + 4 * x.nbytes
+
+
+@pytest.mark.parametrize("processes", [None, 2])
 def test_gradients_of_weights_are_handed_on_at_once(processes: int | None) -> None:
     """And their memory is the next ones'."""
     eye = np.eye(256, dtype=np.float32)

@@ -25,6 +25,8 @@ from typing import Any
 
 import numpy as np
 
+from .pages import let_go
+
 __all__ = ["Arena"]
 
 SMALLEST = 1 << 18
@@ -162,11 +164,24 @@ class Arena:
         return alias
 
     def clear(self) -> None:
-        """Give every slab in which no array lies back to the operating system."""
+        """Give slabs in which no array lies back to the operating system, and the free end of each
+        other slab.
+        """
         with self._lock:
-            if not self._changing:
+            if self._changing:
+                return
+            self._changing = True
+            try:
                 self._gather()
                 self._drop(self._count + 1, 0)
+                for slab in self._slabs:
+                    self._lower(slab)
+            except BaseException:
+                # As in `empty`.
+                self._forget()
+                raise
+            finally:
+                self._changing = False
 
     def memory(self) -> dict[str, int]:
         """Bytes held and, of these, bytes free."""
@@ -255,3 +270,11 @@ class Arena:
             if self._starts.get(slab.start, (0, slab))[0] == slab.top:
                 self._remove(slab.start)
                 self._slabs.remove(slab)
+
+    def _lower(self, slab: _Slab) -> None:
+        """Make the free end of a slab memory that was never touched, where that can be done."""
+        start = self._ends.get(slab.top)
+        # Pages that processes have in common stay as long as one of them has the slab.
+        if start is not None and not self.shared and let_go(start, slab.top):
+            self._remove(start)
+            slab.top = start

@@ -218,6 +218,20 @@ FAULTS = (
         "test_backend_team.py",
     ),
     Fault(
+        "capture: memory that eager code left free stays, and is there twice",
+        "backend/room.py",
+        "        be.release()\n        self._be = be",
+        "        self._be = be",
+        "test_captured_memory.py",
+    ),
+    Fault(
+        "arena: what is given back to the system may be in use again by then",
+        "backend/arena.py",
+        "            self._changing = True\n            try:\n                self._gather()",
+        "            try:\n                self._gather()",
+        "test_backend_arena.py",
+    ),
+    Fault(
         "processes: an array that a function has from its module is not seen",
         "backend/reach.py",
         "if not str(found.__module__).startswith(_LIBRARY):",
