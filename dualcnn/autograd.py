@@ -17,6 +17,7 @@ from . import backend
 from .backend import Array, Backend
 from .backend.calls import CaptureError
 from .operators import Operators
+from .ops.types import OwnVjp
 from .recording import (
     capturing,
     casting,
@@ -265,7 +266,8 @@ class Tensor(Values, Operators):
             gradient = be.asarray(_plain(gradient), self.dtype)
             if gradient.shape != self._data.shape:
                 _refuse_gradient(gradient, self)
-        pending: dict[int, Array] = {id(self): gradient}
+        # With each, whether nothing but this tape refers to it.
+        pending: dict[int, tuple[Array, bool]] = {id(self): (gradient, False)}
         parts: Any = None
 
         def hand(leaf: Tensor, part: Array) -> None:
@@ -274,7 +276,7 @@ class Tensor(Values, Operators):
             if part.shape != leaf._data.shape:
                 _refuse_gradient(part, leaf)
             known = pending.pop(id(leaf), None) if pending else None
-            deliver(leaf, part if known is None else _sum(known, part))
+            deliver(leaf, part if known is None else _sum(*known, part))
 
         nodes = _sorted_nodes(self)
         # The last to be differentiated: after it nothing else comes for a leaf.
@@ -282,9 +284,10 @@ class Tensor(Values, Operators):
             if last._vjp is not None:
                 break
         for node in reversed(nodes):
-            g = pending.pop(id(node), None)
-            if g is None:
+            found = pending.pop(id(node), None)
+            if found is None:
                 continue
+            g, is_own = found
             if node._vjp is None:
                 deliver(node, g)
                 continue
@@ -295,8 +298,15 @@ class Tensor(Values, Operators):
                 node._is_spent = True
             else:
                 node._vjp, node._parents = _freed, ()
+            makes_own = False
             try:
-                parts = vjp.fn(g, hand) if node is last and isinstance(vjp, HandingVjp) else vjp(g)
+                if type(vjp) is OwnVjp:
+                    makes_own = True
+                    parts = vjp(g, is_own)
+                elif node is last and isinstance(vjp, HandingVjp):
+                    parts = vjp.fn(g, hand)
+                else:
+                    parts = vjp(g)
             except Exception as error:
                 backend.tell_gradient(error, vjp, node._data, [id(p) for p in parents])
                 raise
@@ -309,9 +319,12 @@ class Tensor(Values, Operators):
                     _refuse_gradient(part, parent)
                 key = id(parent)
                 known = pending.get(key)
-                pending[key] = part if known is None else _sum(known, part)
+                if known is None:
+                    pending[key] = part, makes_own
+                else:
+                    pending[key] = _sum(*known, part), True
             # Or they would lie there until the next vjp has returned.
-            parts = part = known = None
+            parts = part = known = found = None
 
     def leaves(self) -> list[Tensor]:
         """The Tensors that `backward` gives gradients: from the user, and wanting one."""
@@ -411,8 +424,10 @@ def _refuse_gradient(g: Array, of: Tensor) -> NoReturn:
     )
 
 
-def _sum(known: Array, part: Array) -> Array:
-    total: Array = backend.of(known=known, part=part).fuse(_add)(known, part)
+def _sum(known: Array, is_own: bool, part: Array) -> Array:
+    """The sum, in the place of the first where nothing but the tape refers to that."""
+    out = known if is_own and known.dtype == part.dtype else None
+    total: Array = backend.of(known=known, part=part).fuse(_add)(known, part, out=out)
     return total
 
 

@@ -36,7 +36,9 @@ def tell_gradient(error: BaseException, vjp: Any, y: Any, inputs: Sequence[int])
     those who know the layers.
     """
     tell_memory(error, y)
-    op = getattr(vjp, "__qualname__", "an operation").partition(".")[0]
+    # A partial call has no name of its own.
+    name = getattr(getattr(vjp, "func", vjp), "__qualname__", "an operation")
+    op = name.partition(".")[0]
     error.add_note(f"in the gradients of {op}, output {tuple(y.shape)}")
     error.__dict__["_dualcnn_inputs"] = tuple(inputs)
 

@@ -8,7 +8,7 @@ from typing import Any
 from .. import backend
 from ..backend import Array, Backend
 from .geometry import axes_of
-from .types import Vjp
+from .types import OwnVjp, Vjp
 
 __all__ = ["leaky_relu", "log_softmax", "relu", "sigmoid", "softmax", "tanh"]
 
@@ -21,7 +21,11 @@ def relu(x: Array, *, needs: tuple[bool, ...] = (True,)) -> tuple[Array, Vjp]:
     """`max(x, 0)` in any shape; the gradient at zero is zero."""
     be = backend.of(x=x)
     y = be.fuse(_relu)(x)
-    return y, lambda gy: (be.mask(gy, y),)
+
+    def vjp(gy: Array, own: bool = False) -> tuple[Array | None, ...]:
+        return (be.mask(gy, y, out=gy if own else None),)
+
+    return y, OwnVjp(vjp)
 
 
 def _leaky_relu(xp: Any, x: Array, slope: float) -> Array:

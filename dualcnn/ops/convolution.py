@@ -10,7 +10,7 @@ from . import chwn, geometry
 from .algorithms import Algorithm, ByTap, chosen, leaves_images_last, overruled
 from .geometry import Window, channels_first, channels_last, hashable, images_last
 from .rows import Planes, Rows, plus
-from .types import Done, Emit, Into, Take, Vjp
+from .types import Done, Emit, Into, OwnVjp, Take, Vjp
 
 __all__ = ["Convolution", "conv2d"]
 
@@ -43,7 +43,11 @@ def conv2d(
     conv = Convolution(2, x, weight, bias, stride, padding, dilation, groups, algorithm)
     y = conv.empty()
     conv.forward(lambda images: y[images, ...], conv.adding(bias))
-    return channels_first(conv.be, y), lambda gy: conv.gradients(conv.taker(gy), needs)
+
+    def vjp(gy: Array, own: bool = False) -> tuple[Array | None, ...]:
+        return conv.gradients(conv.taker(gy), needs)
+
+    return channels_first(conv.be, y), OwnVjp(vjp)
 
 
 class Convolution:

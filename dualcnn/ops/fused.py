@@ -15,7 +15,7 @@ from . import geometry
 from .convolution import Convolution
 from .geometry import channels_first, hashable
 from .rows import Planes, Rows
-from .types import Order, Vjp
+from .types import Order, OwnVjp, Vjp
 
 __all__ = ["conv2d_relu", "conv2d_relu_max_pool2d"]
 
@@ -43,7 +43,7 @@ def conv2d_relu(
 
     conv.forward(lambda images: y[images, ...], done)
 
-    def vjp(gy: Array) -> tuple[Array | None, ...]:
+    def vjp(gy: Array, own: bool = False) -> tuple[Array | None, ...]:
         given = conv.taker(gy)
 
         def take(images: slice) -> Array:
@@ -54,7 +54,7 @@ def conv2d_relu(
 
         return conv.gradients(take, needs)
 
-    return channels_first(be, y), vjp
+    return channels_first(be, y), OwnVjp(vjp)
 
 
 @geometry.or_one_image(2)
@@ -100,7 +100,7 @@ def conv2d_relu_max_pool2d(
 
     conv.forward_by_tap(window, pool)
 
-    def vjp(gy: Array) -> tuple[Array | None, ...]:
+    def vjp(gy: Array, own: bool = False) -> tuple[Array | None, ...]:
         given = conv.taker(gy)
 
         def spread(images: slice, taps: list[Array], order: Order | None) -> None:
@@ -122,7 +122,7 @@ def conv2d_relu_max_pool2d(
 
         return conv.gradients_by_tap(window, spread, needs)
 
-    return channels_first(be, y), vjp
+    return channels_first(be, y), OwnVjp(vjp)
 
 
 FEW = 1 << 12

@@ -11,7 +11,7 @@ from .. import backend
 from ..backend import Array, Backend
 from .geometry import channels_first, channels_last, one_dtype
 from .rows import Rows, side_of
-from .types import Vjp
+from .types import OwnVjp, Vjp
 
 __all__ = ["batch_norm"]
 
@@ -62,16 +62,19 @@ def batch_norm(
     norm.apply(xl, yl)
     y = norm.public(yl)
 
-    def vjp(gy: Array) -> tuple[Array | None, ...]:
+    def vjp(gy: Array, own: bool = False) -> tuple[Array | None, ...]:
         gl = norm.maps(gy)
-        gx = be.empty(tuple(xl.shape), x.dtype) if relu or needs[0] else None
+        gx = None
+        if relu or needs[0]:
+            in_place = own and gl.dtype == x.dtype and be.is_contiguous(gl)
+            gx = gl if in_place else be.empty(tuple(xl.shape), x.dtype)
         gw, gb = norm.collect(gl, xl, yl, gx if relu else None)
         if needs[0]:
             norm.spread(gx if relu else gl, xl, gx)
         public = norm.public(gx) if needs[0] else None
         return public, gw if needs[1] else None, gb if needs[2] else None
 
-    return y, vjp, statistics
+    return y, OwnVjp(vjp), statistics
 
 
 def folded(

@@ -15,7 +15,7 @@ from .. import backend
 from ..backend import Array, Backend
 from . import geometry
 from .geometry import Window, channels_first, channels_last, hashable
-from .types import Vjp
+from .types import OwnVjp, Vjp
 
 __all__ = ["adaptive_avg_pool2d", "avg_pool2d", "max_pool2d"]
 
@@ -47,7 +47,7 @@ def max_pool2d(
     out = be.empty((x.shape[0], *window.out, x.shape[1]), x.dtype)
     y = be.fuse(_maximum)(*_taps(padded, window), out=out)
 
-    def vjp(gy: Array) -> tuple[Array | None, ...]:
+    def vjp(gy: Array, own: bool = False) -> tuple[Array | None, ...]:
         gl = channels_last(be, be.in_order_of(gy, channels_first(be, y)))
         # NaN equals no maximum: padding gets no gradient even where all pixels are minus infinity.
         taps = list(_taps(_padded(be, xl, window, math.nan), window))
@@ -59,8 +59,9 @@ def max_pool2d(
         return (_spread(be, x, window, write),)
 
     if return_indices:
-        return channels_first(be, y), vjp, channels_first(be, _places(be, padded, y, window))
-    return channels_first(be, y), vjp
+        places = channels_first(be, _places(be, padded, y, window))
+        return channels_first(be, y), OwnVjp(vjp), places
+    return channels_first(be, y), OwnVjp(vjp)
 
 
 @geometry.or_one_image(2)

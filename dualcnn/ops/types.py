@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TypeAlias
 
 from ..backend import Array
 
-__all__ = ["Done", "Emit", "Into", "Order", "Take", "Vjp"]
+__all__ = ["Done", "Emit", "Into", "Order", "OwnVjp", "Take", "Vjp"]
 
 Vjp: TypeAlias = Callable[[Array], tuple[Array | None, ...]]
 """From the gradient of the output to the gradients of the inputs, None where not needed."""
+
+
+class OwnVjp(partial[tuple[Array | None, ...]]):
+    """A vjp `fn(gy, own=False)` that returns arrays to which nothing else refers, each in memory of
+    its own.
+
+    With `own` nothing else refers to `gy` either, and a gradient may be written in its place: that
+    saves memory, and time, as memory that was not used for long is slow to write to. (A call of
+    `partial` itself costs no call of a Python function.)
+    """
+
 
 Take: TypeAlias = Callable[[slice], Array]
 """Maps `(n, *S, C)` of some images, made when asked for; valid until the next call on the thread.

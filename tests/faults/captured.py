@@ -192,14 +192,14 @@ FAULTS = (
     Fault(
         "capture: a weight's gradient is handed on before another of it has come",
         "autograd.py",
-        "if node is last and isinstance(vjp, HandingVjp)",
-        "if isinstance(vjp, HandingVjp)",
+        "elif node is last and isinstance(vjp, HandingVjp)",
+        "elif isinstance(vjp, HandingVjp)",
         "test_captured_use.py",
     ),
     Fault(
         "capture: a gradient that is handed on replaces one that came before it",
         "autograd.py",
-        "deliver(leaf, part if known is None else _sum(known, part))",
+        "deliver(leaf, part if known is None else _sum(*known, part))",
         "deliver(leaf, part)",
         "test_captured_use.py",
     ),
