@@ -54,7 +54,7 @@ class Training:
 
     @contextmanager
     def here(self) -> Iterator[None]:
-        with dualcnn.use(self.be), dualcnn.algorithms(exact=True):
+        with dualcnn.use(self.be, tf32=False), dualcnn.algorithms(exact=True):
             yield
 
     def gradients(self, x: Any, y: Any) -> tuple[float, dict[str, Any]]:

@@ -21,8 +21,7 @@ Step = Callable[[], Any]
 @contextmanager
 def using(be: Backend, precision: str) -> Iterator[None]:
     """Compute at that precision on the backend."""
-    options = {"tf32": True} if precision == "tf32" else {}
-    with dualcnn.use(be, **options):
+    with dualcnn.use(be, tf32=precision == "tf32"):
         yield
 
 

@@ -65,7 +65,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--backend", default="cpu", help='"cpu", "cuda", "cuda:1" or "auto"')
     parser.add_argument("--data-dir", help="a folder with CIFAR-10, or its archive")
-    parser.add_argument("--precision", default="float32", choices=["float32", "mixed"])
+    parser.add_argument("--precision", default="float32", choices=["float32", "tf32", "mixed"])
     parser.add_argument("--small", action="store_true", help="a network and epochs for a CPU")
     for name, kind in (("epochs", int), ("batch_size", int), ("lr", float)):
         text = f"default: {FULL[name]}, with --small {SMALL[name]}"
@@ -77,7 +77,7 @@ def main():
         if getattr(args, name, None) is None:
             setattr(args, name, value)
 
-    dualcnn.use(args.backend)
+    dualcnn.use(args.backend, tf32=args.precision == "tf32")
     dualcnn.manual_seed(args.seed)
     train_loader, test_loader = loaders(args)
     model = ResNet9(width=16, stride=2) if args.small else ResNet9()

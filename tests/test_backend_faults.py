@@ -158,3 +158,35 @@ def test_the_command_says_where(
     )
     assert "in layer conv1" in err or "in LeNet" in err
     assert "a smaller --batch-size may do" in err
+
+
+@pytest.mark.parametrize("what", ["cudaErrorMemoryAllocation", "CUBLAS_STATUS_ALLOC_FAILED"])
+def test_want_of_memory_that_is_no_memory_error(
+    device: Small, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    """Of pinned memory, and of what cuBLAS works in."""
+    freed = []
+    monkeypatch.setattr(type(pool), "free_all_blocks", lambda self: freed.append(self))
+    model, (x, y) = network(), batch(device, 64)
+
+    def refuse(*args: Any, **named: Any) -> Any:
+        raise cupy.cuda.runtime.CUDARuntimeError(f"{what}: out of memory")
+
+    device.matmul = refuse  # type: ignore[method-assign]
+    with pytest.raises(cupy.cuda.runtime.CUDARuntimeError) as caught:
+        train.train_step(model, x, y, optim.SGD(model.parameters(), lr=0.1))
+    told = "\n".join(caught.value.__notes__)
+    assert "cuda:0 ran out of memory with a batch of 64; it holds pool 3.00 GiB" in told
+    assert freed
+
+
+def test_other_errors_of_cuda_say_nothing_of_memory(device: Small) -> None:
+    model, (x, y) = network(), batch(device, 64)
+
+    def refuse(*args: Any, **named: Any) -> Any:
+        raise cupy.cuda.runtime.CUDARuntimeError("cudaErrorIllegalAddress: an illegal address")
+
+    device.matmul = refuse  # type: ignore[method-assign]
+    with pytest.raises(cupy.cuda.runtime.CUDARuntimeError) as caught:
+        train.train_step(model, x, y, optim.SGD(model.parameters(), lr=0.1))
+    assert "memory" not in "\n".join(getattr(caught.value, "__notes__", ()))

@@ -392,3 +392,63 @@ def test_on_the_host_there_is_nothing_to_allow() -> None:
         # 1 + 2**-12 has one bit more than TF32 keeps.
         x = np.array([[1 + 2**-12]], "float32")
         assert chosen.backend.matmul(x, np.ones((1, 1), "float32"))[0, 0] == x
+
+
+def test_added_products_are_made_by_tf32_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By CuPy's own product: its `gemm` is cuBLAS's for float32 whatever is allowed."""
+    called = []
+    monkeypatch.setattr(stand_in.cupy.cublas, "gemm", lambda *args, **named: called.append(args))
+    device = CupyBackend(stand_in.cupy)
+    a, out = device.full((4, 4), 1.0, "float32"), device.full((4, 4), 3.0, "float32")
+    with backend.use(device, tf32=True):
+        device.matmul(a, a, out=out, accumulate=True)
+        assert not called
+        assert (device.to_numpy(out) == 7).all()
+        device.matmul(
+            *[device.full((4, 4), 1.0, "float64")] * 2,
+            out=device.full((4, 4), 3.0, "float64"),
+            accumulate=True,
+        )
+    with backend.use(device, tf32=False):
+        device.matmul(a, a, out=out, accumulate=True)
+    assert [args[2].dtype.name for args in called] == ["float64", "float32"]
+
+
+class Machine:
+    """The stand-in with two devices, of which one is current."""
+
+    def __init__(self) -> None:
+        machine = self
+        self.current = 0
+
+        class Device:
+            def __init__(self, index: int) -> None:
+                self.id = index
+
+            def use(self) -> None:
+                machine.current = self.id
+
+        cuda = SimpleNamespace(
+            Device=Device, runtime=SimpleNamespace(getDevice=lambda: machine.current)
+        )
+        self.cupy = SimpleNamespace(
+            cuda=cuda, ndarray=stand_in.cupy.ndarray, ElementwiseKernel=None, _core=None
+        )
+
+
+def test_the_device_that_was_current_is_so_again_after_a_block() -> None:
+    machine = Machine()
+    first, second = (CupyBackend(machine.cupy, xp=stand_in.cupy, index=i) for i in range(2))
+    with backend.use(second):
+        assert machine.current == 1
+        with backend.use(first):
+            assert machine.current == 0
+        assert machine.current == 1
+        with backend.use("cpu"):
+            assert machine.current == 1
+    assert machine.current == 0
+    with pytest.raises(ZeroDivisionError), backend.use(second):
+        _ = 1 / 0
+    assert machine.current == 0
+    backend.use(second)
+    assert machine.current == 1, "a call holds"

@@ -186,3 +186,16 @@ def test_two_passes_at_once_do_not_meet(device: Any) -> None:
     for (x, _), (y, _), (a, b) in zip(one, other, right, strict=True):
         assert np.array_equal(backend.to_numpy(x), sources()[0][a])
         assert np.array_equal(backend.to_numpy(y), sources()[0][b])
+
+
+def test_waits_are_counted_where_there_is_something_to_wait_for() -> None:
+    device = backend.CupyBackend(stand_in.cupy)
+    with backend.count() as counts:
+        for _ in device.upload(sources(), 4, wanted("slices")):
+            pass
+    assert counts.synchronizations == 0, "each copy was done by then"
+    with backend.count() as counts:
+        batches = device.upload(sources(), 4, wanted("slices"))
+        next(batches)
+        batches.close()  # type: ignore[attr-defined]
+    assert counts.synchronizations == 1, "the second batch was under way"

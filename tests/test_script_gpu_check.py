@@ -297,3 +297,43 @@ def test_medians_take_turns(device: Backend) -> None:
     assert all(ms >= 0 for ms in found.values())
     assert order[-2:] == ["a", "b"]
     assert gpu_timing.Clock(device).issue_us(lambda: None, 5) >= 0
+
+
+@pytest.mark.parametrize(
+    ("said", "passed", "kind"),
+    [
+        ("CUDA out of memory. Tried to allocate 2 GiB", True, "out of memory: CUDA"),
+        ("no kernel image is available", False, "RuntimeError: no kernel"),
+    ],
+)
+def test_rows_that_are_measured_stay_when_another_fails(
+    device: Backend, monkeypatch: pytest.MonkeyPatch, said: str, passed: bool, kind: str
+) -> None:
+    """PyTorch's want of memory is a RuntimeError."""
+
+    def compared(be: Backend, name: str, batch: int, *others: Any) -> dict[str, float]:
+        if batch == 2:
+            raise RuntimeError(said)
+        return {"dualcnn": 1.0}
+
+    monkeypatch.setattr(gpu_check, "_compared", compared)
+    found = gpu_check.run(gpu_check.Check(device, 1.0, ["e"]), ["bench"])["bench"]
+    assert found["passed"] is passed
+    assert [row["ms"] for row in found["rows"] if row["batch"] == 1] == [{"dualcnn": 1.0}] * 3
+    assert all(row["left out"].startswith(kind) for row in found["rows"] if row["batch"] == 2)
+
+
+def test_a_device_that_is_none_is_told_of(capsys: pytest.CaptureFixture[str]) -> None:
+    assert gpu_check.main(["--device", "gpu"]) == 2
+    assert "--device: " in capsys.readouterr().err
+
+
+def test_float32_is_strict_in_what_is_compared(device: CupyBackend) -> None:
+    device.tf32 = True
+    try:
+        with gpu_sides.using(device, "float32"):
+            assert not device.tf32
+        with gpu_sides.using(device, "tf32"):
+            assert device.tf32
+    finally:
+        device.tf32 = False

@@ -4,7 +4,7 @@ from .base import Array, Backend
 from .counting import Counts, count
 from .cupy import CupyBackend
 from .detect import BackendUnavailableError, Status
-from .faults import recover, tell_gradient, tell_memory
+from .faults import ran_out, recover, tell_gradient, tell_memory
 from .numpy import NumpyBackend
 from .philox import random_bits
 from .places import tap_slices
@@ -43,6 +43,7 @@ __all__ = [
     "of",
     "pool",
     "random_bits",
+    "ran_out",
     "recover",
     "tap_slices",
     "tell_gradient",

@@ -51,9 +51,15 @@ class CupyBackend(StridedBackend):
         self._probes: dict[tuple[Any, ...], Any] = {}
         counting.watched(cp.ndarray)
 
-    def activate(self) -> None:
-        """Make the device the current one of this thread."""
+    def activate(self) -> int:
+        """Make the device the current one of this thread; return the one that was."""
+        before = int(self.cp.cuda.runtime.getDevice())
         self.cp.cuda.Device(self.index).use()
+        return before
+
+    def deactivate(self, before: int) -> None:
+        """Make the device that was current before `activate` current again."""
+        self.cp.cuda.Device(before).use()
 
     @property
     def tf32(self) -> bool:
@@ -172,8 +178,10 @@ class CupyBackend(StridedBackend):
         return cublas.matmul(self, a, b, out, accumulate)
 
     def adds_products(self, dtype: Any) -> bool:
-        """Whether cuBLAS may add a product to what is there: it has that for two dtypes."""
-        return dtype.char in "fd"
+        """Whether cuBLAS may add a product to what is there: it has that for two dtypes, and its
+        call for float32 knows nothing of TF32.
+        """
+        return dtype.char == "d" or (dtype.char == "f" and not self.tf32)
 
     def contract(
         self, subscripts: str, *operands: Array, out: Array | None = None, accumulate: bool = False

@@ -6,19 +6,28 @@ import traceback
 from collections.abc import Sequence
 from typing import Any
 
-__all__ = ["recover", "tell_gradient", "tell_memory"]
+__all__ = ["recover", "ran_out", "tell_gradient", "tell_memory"]
 
 GIB = 1 << 30
 
+NO_MEMORY = "cudaErrorMemoryAllocation", "CUBLAS_STATUS_ALLOC_FAILED"
+"""What errors of CUDA and of cuBLAS say that are no MemoryError: of pinned memory, of a handle."""
+
+
+def ran_out(error: BaseException) -> bool:
+    """Whether memory was wanting, on the host or a device."""
+    return isinstance(error, MemoryError) or any(name in str(error) for name in NO_MEMORY)
+
 
 def tell_memory(error: BaseException, *arrays: Any) -> None:
-    """Note on a MemoryError how much the device holds and, from the arrays at hand, the batch.
+    """Note on an error for want of memory how much the device holds and, from the arrays at hand,
+    the batch.
 
     The bytes asked for are in the error's own text, NumPy's and CuPy's alike.
     """
     from .select import current, is_array, of
 
-    if not isinstance(error, MemoryError) or "_dualcnn_memory" in error.__dict__:
+    if not ran_out(error) or "_dualcnn_memory" in error.__dict__:
         return
     error.__dict__["_dualcnn_memory"] = True
     given = [a for a in (getattr(a, "__dualcnn_array__", a) for a in arrays) if hasattr(a, "shape")]

@@ -122,15 +122,17 @@ class use:
     Raises `BackendUnavailableError` with the way to mend it.
 
     `tf32=True` allows a GPU to round the operands of float32 products to 11 bits, which Ampere and
-    later multiply several times faster; False forbids it, as at the start of a program; None leaves
-    it as it is. It holds for the process, with a block until the block ends. Elsewhere float32 is
-    exact either way: there is nothing to allow.
+    later multiply several times faster; False forbids it; None leaves it as it is: forbidden at the
+    start of a program, unless CUPY_TF32=1 is in its environment. Grouped convolutions and
+    Winograd's products, which are batches of products, do without it. It holds for the process,
+    with a block until the block ends. Elsewhere float32 is exact either way: there is nothing to
+    allow.
     """
 
     def __init__(self, name: str | Backend, *, tf32: bool | None = None) -> None:
         global _default
         self.backend = get(name)
-        _activate(self.backend)
+        self._device_before = _activate(self.backend)
         self._tf32_before: bool | None = None
         if tf32 is not None and isinstance(self.backend, CupyBackend):
             self._tf32_before, self.backend.tf32 = self.backend.tf32, tf32
@@ -153,8 +155,11 @@ class use:
     ) -> None:
         assert self._token is not None
         _context.reset(self._token)
-        if self._tf32_before is not None and isinstance(self.backend, CupyBackend):
-            self.backend.tf32 = self._tf32_before
+        if isinstance(self.backend, CupyBackend):
+            if self._tf32_before is not None:
+                self.backend.tf32 = self._tf32_before
+            if self._device_before is not None:
+                self.backend.deactivate(self._device_before)
         if _context.get() or _default:
             _activate(current())
 
@@ -162,9 +167,9 @@ class use:
         return f"use({self.backend!r})"
 
 
-def _activate(backend: Backend) -> None:
-    if isinstance(backend, CupyBackend):
-        backend.activate()
+def _activate(backend: Backend) -> int | None:
+    """Make a CUDA device the current one of this thread; return the one that was."""
+    return backend.activate() if isinstance(backend, CupyBackend) else None
 
 
 def of(**arrays: Any) -> Backend:

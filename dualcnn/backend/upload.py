@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from . import counting
 from .base import Array
 
 __all__ = ["upload"]
@@ -62,7 +63,14 @@ class _Place:
 
     def wait(self) -> None:
         """Make the host wait until the pinned buffers are read."""
-        self._sent.synchronize()
+        _wait(self._sent)
+
+
+def _wait(work: Any) -> None:
+    """Wait for an event or a stream; what is done already does not count as a wait."""
+    if not work.done:
+        counting.note("wait")
+    work.synchronize()
 
 
 def _pinned(cp: Any, shape: tuple[int, ...], dtype: Any) -> Any:
@@ -99,4 +107,4 @@ def upload(
             current, following = following, current
     finally:
         # A pass that is given up leaves a batch under way: its memory must not be given out yet.
-        stream.synchronize()
+        _wait(stream)

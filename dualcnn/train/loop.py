@@ -107,7 +107,9 @@ def _guarded(
     """`_step`, in a frame of its own, whose arrays are let go where memory runs out."""
     try:
         return _step(forward, x, y, *others)
-    except MemoryError as error:
+    except Exception as error:
+        if not backend.ran_out(error):
+            raise
         inputs = error.__dict__.get("_dualcnn_inputs", ())
         for path, param in model.named_parameters():
             if id(param) in inputs:

@@ -11,6 +11,20 @@ CUPY = "backend/cupy.py"
 
 FAULTS = (
     Fault(
+        "TF32: products that are added up do without",
+        "backend/cupy.py",
+        'dtype.char == "d" or (dtype.char == "f" and not self.tf32)',
+        'dtype.char in "fd"',
+        "test_backend_select.py",
+    ),
+    Fault(
+        "a block on another device leaves it the current one",
+        "backend/select.py",
+        "if self._device_before is not None:",
+        "if self._device_before is None:",
+        "test_backend_select.py",
+    ),
+    Fault(
         "a pixel of a strided fold misses its last window",
         "backend/kernels.py",
         "if (q2 * s2 != a2 || q2 >= o2) continue;",
