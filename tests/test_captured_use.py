@@ -12,7 +12,7 @@ from captured_job import Job, digits, network
 from op_check import rng
 
 import dualcnn
-from dualcnn import Tensor, to_numpy
+from dualcnn import Tensor, backend, to_numpy
 from dualcnn import functional as F
 from dualcnn.backend import Backend
 from dualcnn.captured import function as captured_function
@@ -139,6 +139,21 @@ def test_a_function_of_the_namespace_writes_where_it_is_told(be, writer):
     for seed in range(5):
         x = be.asarray(rng(seed).standard_normal((3, 4)).astype("float32"))
         np.testing.assert_array_equal(to_numpy(captured(x)), to_numpy(op(x)[0]))
+
+
+def test_a_function_of_the_namespace_writes_to_two_places():
+    """Of `modf`, given by place: no array among its arguments is what it returns."""
+    be = backend.get("numpy")
+
+    def op(x: Any) -> Any:
+        parts, wholes = (be.empty(tuple(x.shape), x.dtype) for _ in range(2))
+        be.xp.modf(x, parts, wholes)
+        return be.xp.subtract(wholes, parts), None
+
+    captured = dualcnn.capture(lambda x: dualcnn.apply(op, x))
+    for seed in range(5):
+        x = rng(seed).standard_normal((3, 4)).astype("float32") * 9
+        np.testing.assert_allclose(to_numpy(captured(x)), 2 * np.trunc(x) - x, rtol=1e-5)
 
 
 COMPARISONS = {

@@ -58,7 +58,7 @@ def test_the_full_setting_builds_and_steps(be, monkeypatch, capsys, folder):
     few = data.ImageDataset(np.zeros((4, 3, 32, 32), "uint8"), np.arange(4), cifar.CLASSES)
     monkeypatch.setattr(data, "cifar10", lambda root: (few, few))
     # The script chooses its backend by name; here it runs on the fixture's.
-    monkeypatch.setattr(dualcnn, "use", lambda name: None)
+    monkeypatch.setattr(dualcnn, "use", lambda name, tf32=None: None)
     out = folder / "weights.safetensors"
     run(monkeypatch, "--epochs", 1, "--batch-size", 4, "--out", out)
     assert "of 4 images" in capsys.readouterr().out
