@@ -229,7 +229,7 @@ FAULTS = (
         "backend/arena.py",
         "            self._changing = True\n            try:\n                self._gather()",
         "            try:\n                self._gather()",
-        "test_backend_arena.py",
+        "test_backend_pages.py",
     ),
     Fault(
         "processes: an array that a function has from its module is not seen",

@@ -15,14 +15,14 @@ FAULTS = (
         "backend/cupy.py",
         'dtype.char == "d" or (dtype.char == "f" and not self.tf32)',
         'dtype.char in "fd"',
-        "test_backend_select.py",
+        "test_backend_device.py",
     ),
     Fault(
         "a block on another device leaves it the current one",
         "backend/select.py",
         "if self._device_before is not None:",
         "if self._device_before is None:",
-        "test_backend_select.py",
+        "test_backend_device.py",
     ),
     Fault(
         "a pixel of a strided fold misses its last window",
